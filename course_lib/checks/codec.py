@@ -1,0 +1,237 @@
+"""Values that cross between a check and the code under test.
+
+A message is a JSON skeleton and one safetensors blob, never a pickle. What crosses is plain: numbers, strings, lists,
+tuples, dicts, sets, tensors and arrays on the CPU. A subclass arrives as the type it extends, an `nn.Parameter` as a
+tensor, and whatever has no plain form (a module, a function, a generator) as a handle: a number and a few words.
+The same code serves a notebook's own kernel and a process boundary, so that both see the same values.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+MAX_BYTES = 256 * 2**20  # one message: a batch of images is about 1 MB, so this is room, not a target
+MAX_DEPTH = 32  # deeper than any sensible answer; also what stops a list that contains itself
+MAX_ITEMS = 100_000  # entries of all lists, tuples, dicts and sets together
+MAX_INT_BITS = 4096  # Python refuses to print larger integers quickly
+MAX_TEXT = 1_000_000  # characters of one string
+
+
+class CodecError(ValueError):
+    """A value that cannot cross; the message says which part and why, in words for the person who returned it."""
+
+
+@dataclass(frozen=True)
+class HandleRef:
+    """Stands for an object that stayed on the other side."""
+
+    number: int
+    type_name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Named:
+    """Stands for an object of the other side's namespace, by its name there."""
+
+    name: str
+
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+
+
+def plain_tensor(value: Tensor) -> Tensor:
+    """The values of any tensor as a detached `torch.Tensor`, whatever its subclass overrides."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.as_subclass(Tensor.detach(value), Tensor)
+
+
+def reason_not_plain(value: Tensor) -> str | None:
+    """Why a tensor has no plain values on the CPU, or None if it has."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if value.layout is not torch.strided:
+            return f"a tensor with layout {str(value.layout).removeprefix('torch.')}"
+        if value.device.type != "cpu":
+            return f"a tensor on device {value.device}"
+        if value.is_quantized or value.is_nested or value.dtype not in _SAFE_DTYPES:
+            return f"a tensor of type {str(value.dtype).removeprefix('torch.')}"
+    return None
+
+
+_SAFE_DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
+
+
+class Encoder:
+    """Turns values into a skeleton; tensors are collected in `tensors`.
+
+    Args:
+        handle: called with an object that has no plain form, returns the `HandleRef` that stands for it.
+    """
+
+    def __init__(self, handle: Callable[[Any], HandleRef]) -> None:
+        self.handle = handle
+        self.tensors: list[Tensor] = []
+        self.originals: list[Tensor | None] = []  # the tensor each entry of `tensors` was made from, None for arrays
+        self.orders: list[list[int] | None] = []  # how each was permuted to be contiguous, None if it was not
+        self.items = 0
+        self.bytes = 0
+
+    def encode(self, value: Any, depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise CodecError(f"it is nested more than {MAX_DEPTH} levels deep (or contains itself)")
+        self.items += 1
+        if self.items > MAX_ITEMS:
+            raise CodecError(f"it has more than {MAX_ITEMS:,} parts")
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if value is Ellipsis:
+            return {"ellipsis": 1}
+        if issubclass(kind, (int, np.integer)):
+            number = int.__index__(value) if issubclass(kind, int) else int(value)
+            if number.bit_length() > MAX_INT_BITS:
+                raise CodecError(f"it is an integer of {number.bit_length():,} bits")
+            return number
+        if issubclass(kind, float):
+            return float.__float__(value)
+        if issubclass(kind, np.floating):
+            return float(value)
+        if kind is np.bool_:
+            return bool(value)
+        if issubclass(kind, complex):
+            return {"complex": [value.real, value.imag]}
+        if issubclass(kind, str):
+            text = str.__str__(value)
+            if len(text) > MAX_TEXT:
+                raise CodecError(f"it is a string of {len(text):,} characters")
+            return text
+        if kind is bytes:
+            return {"bytes": base64.b64encode(value).decode()}
+        if issubclass(kind, list):
+            return {"list": [self.encode(item, depth + 1) for item in list.__iter__(value)]}
+        if issubclass(kind, tuple):
+            return {"tuple": [self.encode(item, depth + 1) for item in tuple.__iter__(value)]}
+        if kind in (set, frozenset):
+            return {"set": sorted((self.encode(item, depth + 1) for item in value), key=json.dumps)}
+        if issubclass(kind, dict):
+            pairs = [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in dict.items(value)]
+            return {"dict": pairs}
+        if kind is slice:
+            return {"slice": [self.encode(part, depth + 1) for part in (value.start, value.stop, value.step)]}
+        if kind is torch.dtype:
+            return {"dtype": str(value).removeprefix("torch.")}
+        if kind is torch.Generator:
+            return {"generator": self._tensor(value.get_state(), None)}
+        if issubclass(kind, Tensor):
+            return self._encode_tensor(value)
+        if issubclass(kind, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+            array = np.array(value, copy=True, order="C", subok=False)
+            if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+                array = array.astype(np.int64)  # torch has no unsigned types above one byte; indices arrive as int64
+            return {"array": self._tensor(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))), None)}
+        if kind is HandleRef:
+            return {"handle": [value.number, value.type_name, value.words]}
+        if kind is Named:
+            return {"named": value.name}
+        ref = self.handle(value)
+        return self.encode(ref, depth)
+
+    def _encode_tensor(self, value: Tensor) -> Any:
+        if reason := reason_not_plain(value):
+            ref = self.handle(value)
+            return {"handle": [ref.number, "Tensor", reason]}
+        plain = plain_tensor(value).resolve_conj().resolve_neg()
+        # A transposed tensor stays transposed: some answers are right on contiguous inputs only, and a check may ask.
+        order = sorted(range(plain.ndim), key=lambda axis: -plain.stride(axis))
+        stored = plain.permute(order)
+        if plain.is_contiguous() or not stored.is_contiguous():
+            return {"tensor": self._tensor(plain, value)}
+        return {"tensor": self._tensor(stored, value, order), "order": order}
+
+    def _tensor(self, plain: Tensor, original: Tensor | None, order: list[int] | None = None) -> int:
+        self.bytes += plain.numel() * plain.element_size()
+        if self.bytes > MAX_BYTES:
+            raise CodecError(f"it holds more than {MAX_BYTES // 2**20} MB of numbers")
+        self.tensors.append(plain.contiguous().clone())
+        self.originals.append(original)
+        self.orders.append(order)
+        return len(self.tensors) - 1
+
+
+def inverse_order(order: list[int]) -> list[int]:
+    """The permutation that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def decode(node: Any, tensors: list[Tensor], handle: Callable[[HandleRef | Named], Any]) -> Any:
+    """The value that a skeleton and its tensors describe; `handle` resolves what stayed on the other side."""
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if not isinstance(node, dict) or not node:
+        raise CodecError(f"a malformed message: {str(node)[:80]}")
+    (kind, content), *_ = node.items()
+    match kind:
+        case "list":
+            return [decode(item, tensors, handle) for item in content]
+        case "tuple":
+            return tuple(decode(item, tensors, handle) for item in content)
+        case "set":
+            return {decode(item, tensors, handle) for item in content}
+        case "dict":
+            return {decode(key, tensors, handle): decode(item, tensors, handle) for key, item in content}
+        case "tensor":
+            tensor = tensors[content]
+            if "order" not in node:
+                return tensor
+            return tensor.permute(inverse_order(node["order"]))
+        case "array":
+            return tensors[content].numpy()
+        case "complex":
+            return complex(*content)
+        case "bytes":
+            return base64.b64decode(content)
+        case "slice":
+            return slice(*(decode(part, tensors, handle) for part in content))
+        case "dtype":
+            return DTYPES[content]
+        case "ellipsis":
+            return Ellipsis
+        case "generator":
+            generator = torch.Generator()
+            generator.set_state(tensors[content])
+            return generator
+        case "handle":
+            return handle(HandleRef(*content))
+        case "named":
+            return handle(Named(content))
+    raise CodecError(f"a malformed message: unknown kind {kind!r}")
+
+
+def pack(message: dict, tensors: list[Tensor]) -> bytes:
+    """One message as bytes: 8 bytes of length, the JSON skeleton, the tensors as safetensors."""
+    skeleton = json.dumps(message, separators=(",", ":")).encode()
+    blob = safetensors.torch.save({str(i): tensor for i, tensor in enumerate(tensors)})
+    return struct.pack("<Q", len(skeleton)) + skeleton + blob
+
+
+def unpack(data: bytes) -> tuple[dict, list[Tensor]]:
+    """The inverse of `pack`. Raises CodecError for anything that is not such a message."""
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        message = json.loads(data[8 : 8 + length])
+        loaded = safetensors.torch.load(data[8 + length :])
+        return message, [loaded[str(i)] for i in range(len(loaded))]
+    except Exception as error:  # truncated, forged or foreign bytes: whatever the parsers make of them
+        raise CodecError(f"a malformed message: {type(error).__name__}") from None

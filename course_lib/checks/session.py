@@ -1,0 +1,295 @@
+"""Our side of a check: proxies for the student's objects, over any channel that carries messages to a `Worker`."""
+
+from __future__ import annotations
+
+import _thread
+import math
+import threading
+import time
+from typing import Any, Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from course_lib.checks import fingerprint
+from course_lib.checks.codec import CodecError, Encoder, HandleRef, Named, decode, inverse_order, pack, unpack
+from course_lib.checks.outcomes import (
+    ForbiddenReached,
+    NotAttempted,
+    OutOfLimits,
+    StudentError,
+    Wrong,
+)
+from course_lib.checks.describe import describe, describe_call
+from course_lib.checks.worker import Worker, random_states, restore_random_states
+
+
+class Session:
+    """A conversation with one worker.
+
+    Args:
+        channel: takes the bytes of a request, returns the bytes of the reply. It may raise `OutOfLimits`.
+    """
+
+    def __init__(self, channel: Callable[[bytes], bytes]) -> None:
+        self._channel = channel
+        self.begin(0)
+
+    def begin(self, seed: int, substitute: dict[str, str] | None = None, forbid: tuple[str, ...] = ()) -> None:
+        """Start a check: handles of the last one are forgotten, global random generators are seeded there."""
+        self.forbid = forbid
+        self.transcript: list[str] = []  # a digest of every answer, in order
+        self.last_call: str | None = None
+        self.last_answer: str | None = None
+        self._request({"op": "begin", "seed": seed, "substitute": substitute or {}}, [])
+
+    def named(self, name: str) -> Remote:
+        """A proxy for an object of the student's namespace (or of the setup cells, on the student's side)."""
+        return Remote(self, {"named": name}, name)
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    def call(self, target: dict, words: str, args: tuple, kwargs: dict) -> Any:
+        encoder = Encoder(self._no_handle)
+        try:
+            message = {
+                "op": "call",
+                "target": target,
+                "args": [encoder.encode(_outgoing(a)) for a in args],
+                "kwargs": {key: encoder.encode(_outgoing(a)) for key, a in kwargs.items()},
+                "forbid": list(self.forbid),
+            }
+        except CodecError as error:
+            raise TypeError(f"a check calls {words} with an argument that cannot cross: {error}") from None
+        differentiable = torch.is_grad_enabled()
+        grad = [i for i, t in enumerate(encoder.originals) if differentiable and t is not None and t.requires_grad]
+        message["grad"] = grad
+        self.last_call = describe_call(words, args, kwargs)
+        self.last_answer = None
+        reply, tensors = self._request(message, encoder.tensors)
+        self._raise_for(reply, words)
+        if "tape" in reply:
+            number, tracked = reply["tape"]
+            tape = _Tape(self, number, [encoder.orders[i] for i in grad])
+            connected = _Connect.apply(tape, [tensors[i] for i in tracked], *(encoder.originals[i] for i in grad))
+            for i, tensor in zip(tracked, connected):
+                tensors[i] = tensor
+        result = self._recorded(decode(reply["ok"], tensors, self._incoming))
+        self.last_answer = describe(result)
+        if reply["changed"]:
+            names = " and ".join(f"`{name}`" for name in reply["changed"])
+            raise Wrong(
+                "an argument was changed",
+                f"Your code changed its argument {names} in place. Work on a copy: the caller may still need the original.",
+            )
+        if reply["global_random"]:
+            raise Wrong(
+                "random numbers",
+                "Your code drew from the global random generator. Pass `generator=generator` to the function that draws.",
+            )
+        generators = [a for a in (*args, *kwargs.values()) if type(a) is torch.Generator]
+        for generator, node in zip(generators, reply["generators"]):
+            generator.set_state(decode(node, tensors, self._incoming).get_state())
+        return result
+
+    def ask(self, message: dict, words: str) -> Any:
+        """A question about a handle: an attribute, its items, its length."""
+        reply, tensors = self._request(message, [])
+        self._raise_for(reply, words)
+        return self._recorded(decode(reply["ok"], tensors, self._incoming))
+
+    def vjp(self, tape: int, cotangents: list[Tensor]) -> tuple:
+        reply, tensors = self._request({"op": "vjp", "tape": tape}, [c.contiguous() for c in cotangents])
+        self._raise_for(reply, "the backward pass")
+        return self._recorded(decode(reply["ok"], tensors, self._incoming))
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    def _request(self, message: dict, tensors: list[Tensor]) -> tuple[dict, list[Tensor]]:
+        return unpack(self._channel(pack(message, tensors)))
+
+    def _recorded(self, result: Any) -> Any:
+        self.transcript.append(fingerprint.digest(result))
+        return result
+
+    def _raise_for(self, reply: dict, words: str) -> None:
+        if "ok" in reply:
+            return
+        if "missing" in reply:
+            raise NotAttempted(f"`{reply['missing']}` is not defined: run the cell that defines it, then this one.")
+        if "forbidden" in reply:
+            self.transcript.append("forbidden")
+            raise ForbiddenReached(reply["forbidden"])
+        if "unsendable" in reply:
+            self.transcript.append("unsendable")
+            raise Wrong("the result", f"What {words} returned could not be read: {reply['unsendable']}.")
+        error = reply["error"]
+        if error["type"] == "NotImplementedError":
+            line = error["line"]
+            where = f"`{line['function']}`" if line else words
+            raise NotAttempted(f"{where} is still the empty stub.")
+        self.transcript.append(f"error {error['type']}")
+        if error["type"] in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in error["message"]:
+            raise OutOfLimits("memory", f"{words} asked for more memory than there is.")
+        raise StudentError(error["type"], error["bases"], error["message"], error["line"])
+
+    def _incoming(self, ref: HandleRef | Named) -> Remote:
+        assert isinstance(ref, HandleRef), "a reply names no objects"
+        return Remote(self, {"handle": [ref.number, ref.type_name, ref.words]}, ref.words)
+
+    @staticmethod
+    def _no_handle(value: Any) -> HandleRef:
+        raise CodecError(
+            f"{type(value).__name__} stays on our side; make it on the student's side with a function of a setup cell"
+        )
+
+
+def _outgoing(value: Any) -> Any:
+    """Proxies among the arguments become the names and handles they stand for."""
+    if type(value) is Remote:
+        target = value._target
+        return Named(target["named"]) if "named" in target else HandleRef(*target["handle"])
+    if type(value) in (list, tuple):
+        return type(value)(_outgoing(item) for item in value)
+    if type(value) is dict:
+        return {key: _outgoing(item) for key, item in value.items()}
+    return value
+
+
+class Remote:
+    """Stands for an object on the student's side. It can be called, asked for attributes, walked through, measured.
+
+    Calls are differentiable: with inputs that require a gradient the result is a node of our own autograd graph,
+    whose backward pass runs on the student's side.
+    """
+
+    __slots__ = ("_session", "_target", "_words")
+
+    def __init__(self, session: Session, target: dict, words: str) -> None:
+        self._session, self._target, self._words = session, target, words
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._session.call(self._target, self._words, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "named" in self._target:
+            raise AttributeError(name)
+        value = self._ask({"op": "attribute", "name": name}, f"the attribute `{name}` of {self._words}")
+        if type(value) is Remote:
+            value._words = f"{self._words.removeprefix('an object of type ')}.{name}"
+        return value
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._ask({"op": "items"}, f"walking through {self._words}"))
+
+    def __len__(self) -> int:
+        return self._ask({"op": "length"}, f"the length of {self._words}")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self._words}>"
+
+    def _ask(self, message: dict, words: str) -> Any:
+        if "named" in self._target:
+            raise TypeError(f"{self._words} can only be called")
+        return self._session.ask({**message, "number": self._target["handle"][0]}, words)
+
+
+class _Tape:
+    def __init__(self, session: Session, number: int, orders: list[list[int] | None]) -> None:
+        self.session, self.number, self.orders = session, number, orders
+
+
+class _Connect(torch.autograd.Function):
+    """Puts a finished remote call into our graph; its backward pass is one more request."""
+
+    @staticmethod
+    def forward(ctx, tape, outputs, *inputs):
+        ctx.tape = tape
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        gradients = ctx.tape.session.vjp(ctx.tape.number, list(cotangents))
+        back = [g if g is None or o is None else g.permute(inverse_order(o)) for g, o in zip(gradients, ctx.tape.orders)]
+        return (None, None, *back)
+
+
+class LocalChannel:
+    """A worker in this very process, under a time limit. Its answers are those a process boundary would give."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.seconds_left = math.inf  # of the student's own time
+
+    def __call__(self, request: bytes) -> bytes:
+        if self.seconds_left == math.inf or threading.current_thread() is not threading.main_thread():
+            return self.worker.handle(request)
+        started = time.monotonic()
+        with _Alarm(max(self.seconds_left, 0.01)) as alarm:
+            reply = alarm.guard(lambda: self.worker.handle(request))
+        self.seconds_left -= time.monotonic() - started
+        if reply is None:
+            raise OutOfLimits(
+                "time", "Your code did not finish in time. Look for a loop that never ends, or for work done again and again."
+            )
+        return reply
+
+
+class _Alarm:
+    """Interrupts the main thread after some seconds, on every system that Python runs on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._over = False
+        self._fired = False
+        self._timer = threading.Timer(seconds, self._fire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Alarm:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.cancel()
+
+    def _fire(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._fired = True
+                _thread.interrupt_main()
+
+    def guard(self, work: Callable[[], bytes]) -> bytes | None:
+        """The result of `work`, or None if the alarm interrupted it."""
+        try:
+            try:
+                result = work()
+            finally:
+                with self._lock:
+                    self._over = True
+                fired = self._fired
+            if fired:  # it finished while the interrupt was under way: let that arrive here, not in the notebook
+                time.sleep(0.1)
+            return result
+        except KeyboardInterrupt:
+            if self._fired:
+                return None
+            raise
+
+
+class local_session:
+    """`with local_session(student, setup) as (session, channel)`: a session in this process; global random states are restored."""
+
+    def __init__(self, student: dict[str, Any], setup: dict[str, Any]) -> None:
+        self.worker = Worker(student, setup)
+
+    def __enter__(self) -> tuple[Session, LocalChannel]:
+        self._states = random_states()
+        channel = LocalChannel(self.worker)
+        return Session(channel), channel
+
+    def __exit__(self, *exc: object) -> None:
+        self.worker.end_substitution()
+        restore_random_states(self._states)

@@ -1,0 +1,250 @@
+"""The student's side of a check: runs their objects on values that arrive as messages and answers with messages.
+
+In a notebook a `Worker` lives in the student's own kernel; a grader puts the same `Worker` behind a process boundary.
+It judges nothing. It reports what was returned or raised, and what a caller cannot see from outside: whether an
+argument was changed in place, whether a forbidden operator ran, whether global random numbers were drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import json
+import linecache
+import random
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from course_lib.checks.codec import CodecError, Encoder, HandleRef, Named, decode, pack, unpack
+
+MAX_ITERATION = 10_000  # items fetched from an iterator that a check walks through
+MAX_MESSAGE = 2_000  # characters kept of an exception's message
+
+
+class ForbiddenOperator(Exception):
+    """Raised inside the student's call when it reaches an operator that the exercise asks them to write."""
+
+
+class _ForbidMode(TorchDispatchMode):
+    def __init__(self, words: tuple[str, ...]) -> None:
+        super().__init__()
+        self.words = words
+        self.seen: str | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard against it would import torch._dynamo: 4 seconds
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[-1]
+        if any(word in name for word in self.words):
+            self.seen = name
+            raise ForbiddenOperator(name)
+        return func(*args, **(kwargs or {}))
+
+
+def random_states() -> tuple:
+    """The states of the three global random generators a call could draw from."""
+    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def restore_random_states(states: tuple) -> None:
+    torch.random.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+
+
+def _same_random_states(a: tuple, b: tuple) -> bool:
+    return torch.equal(a[0], b[0]) and np.array_equal(a[1][1], b[1][1]) and a[1][2:] == b[1][2:] and a[2] == b[2]
+
+
+def vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """One gradient an input, None where no output depends on it. The graph is kept.
+
+    By way of the scalar product, since `torch.autograd.grad` imports sympy (2 s) when it is given cotangents.
+    """
+    with torch.enable_grad():  # a backward pass calls this with gradients switched off
+        scalar = sum((o * c).sum() for o, c in zip(outputs, cotangents))
+    return torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True)
+
+
+class Worker:
+    """Answers requests about the objects of one namespace.
+
+    Args:
+        student: the student's namespace; exercises are looked up here each time they are named.
+        setup: names of the setup cells as they were before any student code ran; they win over the student's.
+    """
+
+    def __init__(self, student: dict[str, Any], setup: dict[str, Any]) -> None:
+        self.student = student
+        self.setup = setup
+        self._replaced: dict[str, Any] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._objects: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}  # id of an object -> its handle's number
+        self._tapes: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._count = itertools.count(1)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def handle(self, request: bytes) -> bytes:
+        """One request in, one reply out; never raises for what student code does."""
+        message, tensors = unpack(request)
+        return getattr(self, f"_on_{message['op']}")(message, tensors)
+
+    def _on_begin(self, message: dict, tensors: list[Tensor]) -> bytes:
+        """A new check: forget handles, seed the global generators, put substitutes in place."""
+        self._reset()
+        torch.manual_seed(message["seed"])
+        np.random.seed(message["seed"] % 2**32)
+        random.seed(message["seed"])
+        self.end_substitution()
+        for name, substitute in message["substitute"].items():
+            self._replaced[name] = self.student.get(name, self._replaced)  # itself marks "was not there"
+            self.student[name] = self.setup[substitute]
+        return pack({"ok": None}, [])
+
+    def end_substitution(self) -> None:
+        for name, original in self._replaced.items():
+            if original is self._replaced:
+                self.student.pop(name, None)
+            else:
+                self.student[name] = original
+        self._replaced = {}
+
+    def _on_call(self, message: dict, tensors: list[Tensor]) -> bytes:
+        target = message["target"]
+        if "named" in target and target["named"] not in self.setup and target["named"] not in self.student:
+            return pack({"missing": target["named"]}, [])
+        function = self._resolve(HandleRef(*target["handle"]) if "handle" in target else Named(target["named"]))
+        leaves = []
+        for index in message["grad"]:
+            tensors[index] = tensors[index].requires_grad_()
+            leaves.append(tensors[index])
+        args = [decode(node, tensors, self._resolve) for node in message["args"]]
+        kwargs = {key: decode(node, tensors, self._resolve) for key, node in message["kwargs"].items()}
+        generators = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Generator)]
+        before = self._values([*args, *kwargs.values()])
+        states = random_states() if generators else None
+        mode = _ForbidMode(tuple(message["forbid"])) if message["forbid"] else contextlib.nullcontext()
+        with torch.enable_grad() if leaves else contextlib.nullcontext():
+            try:
+                with mode:
+                    result = function(*args, **kwargs)
+            except KeyboardInterrupt:  # a time limit, or the person at the keyboard
+                raise
+            except BaseException as error:  # SystemExit too: a submission must not end the notebook
+                if seen := getattr(mode, "seen", None):
+                    return pack({"forbidden": seen}, [])
+                return pack({"error": self._describe_error(error)}, [])
+        reply: dict[str, Any] = {}
+        if seen := getattr(mode, "seen", None):  # the student's code caught the refusal and went on
+            return pack({"forbidden": seen}, [])
+        after = self._values([*args, *kwargs.values()])
+        names = self._argument_names(function, len(args), list(kwargs))
+        reply["changed"] = [name for name, a, b in zip(names, before, after) if a != b]
+        reply["global_random"] = states is not None and not _same_random_states(states, random_states())
+        encoder = Encoder(self._make_handle)
+        try:
+            reply["ok"] = encoder.encode(result)
+            reply["generators"] = [encoder.encode(generator) for generator in generators]
+        except CodecError as error:
+            return pack({"unsendable": str(error)}, [])
+        except Exception as error:  # a hostile object: its own methods ran while we looked at it
+            return pack({"unsendable": f"looking at it raised {type(error).__name__}"}, [])
+        if leaves:
+            tracked = [i for i, t in enumerate(encoder.originals) if t is not None and t.requires_grad]
+            if tracked:
+                number = next(self._count)
+                self._tapes[number] = ([encoder.originals[i] for i in tracked], leaves)
+                reply["tape"] = [number, tracked]
+        return pack(reply, encoder.tensors)
+
+    def _on_attribute(self, message: dict, tensors: list[Tensor]) -> bytes:
+        return self._reply(lambda: getattr(self._objects[message["number"]], message["name"]))
+
+    def _on_items(self, message: dict, tensors: list[Tensor]) -> bytes:
+        return self._reply(lambda: list(itertools.islice(iter(self._objects[message["number"]]), MAX_ITERATION)))
+
+    def _on_length(self, message: dict, tensors: list[Tensor]) -> bytes:
+        return self._reply(lambda: len(self._objects[message["number"]]))
+
+    def _on_vjp(self, message: dict, tensors: list[Tensor]) -> bytes:
+        outputs, leaves = self._tapes[message["tape"]]
+
+        return self._reply(lambda: vector_jacobian(outputs, leaves, tensors))
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    def _reply(self, compute: Any) -> bytes:
+        try:
+            encoder = Encoder(self._make_handle)
+            return pack({"ok": encoder.encode(compute())}, encoder.tensors)
+        except CodecError as error:
+            return pack({"unsendable": str(error)}, [])
+        except Exception as error:
+            return pack({"error": self._describe_error(error)}, [])
+
+    def _resolve(self, ref: HandleRef | Named) -> Any:
+        if isinstance(ref, HandleRef):
+            return self._objects[ref.number]
+        return self.setup[ref.name] if ref.name in self.setup else self.student[ref.name]
+
+    def _make_handle(self, value: Any) -> HandleRef:
+        if id(value) not in self._numbers:
+            number = next(self._count)
+            self._objects[number], self._numbers[id(value)] = value, number
+        kind = type(value)
+        return HandleRef(self._numbers[id(value)], kind.__name__, f"an object of type {kind.__name__}")
+
+    def _values(self, arguments: list[Any]) -> list[bytes]:
+        """The plain values of each argument as bytes, to see what a call changed. Generators are meant to change."""
+        values = []
+        for argument in arguments:
+            encoder = Encoder(self._make_handle)
+            if isinstance(argument, torch.Generator):
+                values.append(b"")
+                continue
+            try:
+                values.append(json.dumps(encoder.encode(argument)).encode() + pack({}, encoder.tensors))
+            except Exception:  # what arrived could be encoded, so it was changed into something that cannot
+                values.append(b"changed")
+        return values
+
+    @staticmethod
+    def _argument_names(function: Any, positional: int, keywords: list[str]) -> list[str]:
+        try:
+            parameters = list(inspect.signature(function).parameters)
+        except (TypeError, ValueError):
+            parameters = []
+        names = parameters[:positional] + [f"argument {i + 1}" for i in range(len(parameters), positional)]
+        return names + keywords
+
+    def _describe_error(self, error: BaseException) -> dict:
+        """Type and message, and the last line of the student's own code on the way there."""
+        line = None
+        for frame, number in self._frames(error):
+            if frame.f_globals is self.student and "site-packages" not in frame.f_code.co_filename:
+                text = linecache.getline(frame.f_code.co_filename, number, frame.f_globals).strip()
+                line = {"function": frame.f_code.co_name, "number": number, "text": text}
+        try:
+            text = str(error)
+        except Exception:
+            text = "(its message could not be read)"
+        bases = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException)]
+        return {"type": bases[0], "bases": bases, "message": text[:MAX_MESSAGE], "line": line}
+
+    @staticmethod
+    def _frames(error: BaseException) -> Iterator[tuple[Any, int]]:
+        traceback = error.__traceback__
+        while traceback is not None:
+            yield traceback.tb_frame, traceback.tb_lineno
+            traceback = traceback.tb_next
