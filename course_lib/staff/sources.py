@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from course_lib.cli import CommandError
+
 REPO = Path(__file__).resolve().parents[2]
 
 NAMED_KINDS = ("exercise", "check", "mistake", "alternative", "written", "measure")
@@ -36,8 +38,12 @@ TOPIC = re.compile(r"\d\d_[a-z][a-z0-9_]*")
 MODEL_ANSWER, RUBRIC = "**Model answer.**", "**Rubric.**"
 
 
-class SourceError(ValueError):
+class SourceError(CommandError, ValueError):
     """A source breaks the rules; the message holds one line `file:line: what` for each problem."""
+
+
+class UnknownTopic(CommandError, ValueError):
+    """There is no topic of this name."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,9 @@ class Exercise:
 
 
 def slug(topic: str) -> str:
-    """"01_convolution_arithmetic" -> "convolution_arithmetic"; ValueError for what is not NN_slug."""
+    """"01_convolution_arithmetic" -> "convolution_arithmetic"; UnknownTopic for what is not NN_slug."""
     if not TOPIC.fullmatch(topic):
-        raise ValueError(f"topic must look like '01_convolution_arithmetic', got {topic!r}")
+        raise UnknownTopic(f"topic must look like '01_convolution_arithmetic', got {topic!r}")
     return topic.split("_", 1)[1]
 
 
@@ -148,11 +154,16 @@ def exercise_namespace(topic: str, root: Path = REPO) -> dict:
     """Setup and exercise cells of a solution, executed in a fresh namespace, and nothing else."""
     path = topic_path(topic, root)
     if not path.is_file():
-        raise ValueError(f"topic must be one of {', '.join(topics(root)) or '(there is none)'}, got {topic!r}")
-    module = types.ModuleType(f"solution_{topic}")
+        raise UnknownTopic(f"topic must be one of {', '.join(topics(root)) or '(there is none)'}, got {topic!r}")
+    return execute([cell for cell in read_cells(path) if cell.kind in ("setup", "exercise")], new_namespace(path), path)
+
+
+def new_namespace(path: Path) -> dict:
+    """An empty namespace for cells of the source at `path`: that of a module, by whose name classes find their source and annotations."""
+    module = types.ModuleType(f"source_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # classes find their source, and dataclasses their annotations, by the module's name
-    return execute([cell for cell in read_cells(path) if cell.kind in ("setup", "exercise")], module.__dict__, path)
+    sys.modules[module.__name__] = module
+    return module.__dict__
 
 
 def defined_names(tree: ast.Module) -> set[str]:
@@ -206,10 +217,10 @@ def _cell(notebook_cell, line: int, script: str, marker: str, problems: list) ->
     name = metadata.pop(kind, None)
     unknown = set(metadata) - KEYS[kind]
     if unknown:
-        wrong(f"unknown in the marker of a {kind} cell: {_words(unknown)} ({marker.strip()!r}); "
+        wrong(f"unknown in the marker of {_a(kind)} cell: {_words(unknown)} ({marker.strip()!r}); "
               f"allowed: {_words(KEYS[kind] | {'tags'})}")
-    if kind in NAMED_KINDS and not (isinstance(name, str) and name.isidentifier()):
-        wrong(f"{kind} must name a python identifier, got {name!r}")
+    if kind in NAMED_KINDS and not (isinstance(name, str) and name.isidentifier() and len(name) <= 40):
+        wrong(f"{kind} must name a python identifier of up to 40 characters, got {name!r}")
         return None
     if notebook_cell.cell_type not in ("code", "markdown"):
         wrong(f"cells are code or markdown, this one is {notebook_cell.cell_type}")
@@ -407,6 +418,10 @@ def _number(value) -> float:
     """3.0 and "3" -> 3, "2.5" -> 2.5."""
     value = float(value)
     return int(value) if value.is_integer() else value
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _words(names) -> str:

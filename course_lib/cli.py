@@ -1,0 +1,88 @@
+"""The command `course`. Each subcommand imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+FAILED, REFUSED = 1, 2  # exit status: the answer is no; the command could not be carried out
+
+
+class CommandError(Exception):
+    """Something that the user can put right: said in plain lines, without a traceback."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status; what goes wrong is said in plain lines on stderr, with status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("course: interrupted", file=sys.stderr)
+        return 130
+    except CommandError as error:
+        print(f"course {options.command}: {error}", file=sys.stderr)
+        return REFUSED
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "course_lib":
+            raise
+        print(f"course {options.command}: {error}; the staff's tools are installed by: pip install -e '.[staff]'", file=sys.stderr)
+        return REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="course", description="Work with the course: check a lab, build notebooks, take measurements.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="run all checks of your notebook", description="Run all checks of a lab; the exit status is 0 if "
+                                "all points were earned, 1 if not, 2 if the file is no lab.")
+    check.add_argument("notebook", help="the lab, a .ipynb file")
+    check.set_defaults(run=_check)
+
+    build = commands.add_parser("build", help="staff: make notebooks from the text sources", description="Make solution, lab and lecture "
+                                "notebooks from the text sources.")
+    build.add_argument("topics", nargs="*", metavar="TOPIC", help="such as 01_convolution_arithmetic (default: all)")
+    build.add_argument("--check", action="store_true", help="write nothing; fail where a stored notebook differs from its source or gives an answer away")
+    build.set_defaults(run=_build)
+
+    measure = commands.add_parser("measure", help="staff: take the measurements of a topic", description="Run the measure cells of a topic "
+                                  "for all their seeds and store the numbers under data/measurements.")
+    measure.add_argument("topic", metavar="TOPIC")
+    measure.add_argument("--name", help="only this measurement")
+    measure.set_defaults(run=_measure)
+    return parser
+
+
+def _check(options) -> int:
+    from course_lib.checks.notebook import run_notebook
+
+    return 0 if run_notebook(options.notebook) else FAILED
+
+
+def _build(options) -> int:
+    from course_lib.staff import build
+
+    if not options.check:
+        build.build(options.topics)
+        return 0
+    problems = build.check(options.topics)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}. If the sources are right, `course build` makes the rest.", file=sys.stderr)
+        return FAILED
+    print("All notebooks are what their sources make, and no lab gives an answer away.")
+    return 0
+
+
+def _measure(options) -> int:
+    from course_lib.staff import measure
+
+    measure.measure(options.topic, options.name)
+    return 0
+
+
+if __name__ == "__main__":  # python -m course_lib.cli: the module of this name, not its twin __main__, knows the errors
+    from course_lib.cli import main as run
+
+    sys.exit(run())
