@@ -127,13 +127,15 @@ def test_gradients_left_over_from_elsewhere_are_not_added():
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     model.weight.grad = torch.full_like(model.weight, 100.0)
-    training.fit(model, torch.ones(1, 1), torch.zeros(1, 1), squared_error, SGD(model, 0.25), num_epochs=1, batch_size=1, generator=seeded())
+    x, y = torch.ones(1, 1), torch.zeros(1, 1)
+    training.fit(model, x, y, squared_error, SGD(model, 0.25), num_epochs=1, batch_size=1, generator=seeded())
     assert model.weight.item() == 0.5  # 1 - 0.25 * 2 * 1
 
 
 def test_it_trains_in_training_mode():
     model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)).eval()
-    training.fit(model, torch.arange(4.0)[:, None], torch.zeros(4, 2), squared_error, SGD(model, 0.1), num_epochs=1, batch_size=2, generator=seeded())
+    x, y = torch.arange(4.0)[:, None], torch.zeros(4, 2)
+    training.fit(model, x, y, squared_error, SGD(model, 0.1), num_epochs=1, batch_size=2, generator=seeded())
     assert model.training and model[1].num_batches_tracked == 2
 
 
