@@ -90,7 +90,7 @@ plots.show(fig, alt="Ten readings with a dip to -5 at position 3, and the eight 
 
 # %% [markdown]
 # Three, one for each place the window can have with the −5 inside. The number 3 appears twice in this picture: an output reads
-# `kernel_size` inputs, and an input is read by up to `kernel_size` outputs. The second reading will matter when gradients flow back.
+# `kernel_size` inputs, and an input is read by up to `kernel_size` outputs. The second 3 will return when gradients flow back.
 #
 # ## Correlation or convolution?
 #
@@ -183,10 +183,10 @@ plots.show(fig, alt="A digit zero and a photographer's head, each beside its out
 #
 # ## Sizes are counted, not remembered
 #
-# Four settings decide where the window may stand. `padding` adds cells on both ends. `stride` is the number of cells between two stops.
-# `dilation` is the distance between two cells that the kernel reads, so that the window covers
-# $\text{span} = \text{dilation} \cdot (\text{kernel\_size} - 1) + 1$ cells. The first stop is 0 and the window must not stick out at the
-# end:
+# Besides the kernel's size three settings decide where the window may stand. `padding` adds cells at both ends, and in this section we
+# count cells from the first added one. `stride` is the number of cells between two stops. `dilation` is the distance between two cells
+# that the kernel reads, so that the window covers $\text{span} = \text{dilation} \cdot (\text{kernel\_size} - 1) + 1$ cells. The first
+# stop is 0, and the window must not stick out at the end:
 #
 # $$\text{start} \in \{0,\ \text{stride},\ 2\,\text{stride}, \ldots\}, \qquad \text{start} + \text{span} \le n + 2\,\text{padding} .$$
 #
@@ -223,7 +223,7 @@ for n, kernel_size, stride, padding, dilation in itertools.product(range(9, 15),
 print(agreed, "of", 6 * 3 * 3 * 3 * 3, "settings agree with the library")
 
 # %% [markdown]
-# To see the four settings, put a 1 into one input cell at a time and note which outputs answer. The answers to the ten impulses are the
+# To see what the settings do, put a 1 into one input cell at a time and note which outputs answer. The answers to the ten impulses are the
 # columns of a small picture. Its rows are the outputs, and dark cells are what an output reads.
 #
 # **Predict first.** Sketch the picture for ten cells, kernel size 3, stride 1. What changes with stride 2, with padding 1, with dilation 2?
@@ -283,14 +283,14 @@ for mode, result in blurred.items():
     print(f"{mode:9s} mean difference: border {difference[~inside].mean():.3f}, inside {difference[inside].mean():.3f}")
 
 # %%
-fig = plots.image_row([blurred["constant"], blurred["replicate"], blurred["circular"]], ["zeros", "replicate", "circular"])
-fig.suptitle("Zeros darken the border, circular padding mixes sky and grass")
+titles = ["zeros: dark border", "replicate: no trace", "circular: grass in the sky"]
+fig = plots.image_row([blurred["constant"], blurred["replicate"], blurred["circular"]], titles, height=2.6)
 plots.show(fig, alt="The blurred photograph, padded with zeros: a dark frame; replicate: none; circular: dark patches at the top.")
 
 # %% [markdown]
 # Inside, all agree. At the border zeros are off by 0.15 of the range from black to white, and in a deep network the frame grows inwards
-# with every layer. Reflect and replicate cannot be told apart by eye. Zeros are still the usual choice, being cheap, and networks have
-# been found to read off from the frame where in the image they are ([Islam et al. 2020](https://arxiv.org/abs/2001.08248)).
+# with every layer. Reflect and replicate cannot be told apart by eye. Zeros are still the usual choice. They are cheap, and networks have
+# been found to use the frame to tell where in the image they are ([Islam et al. 2020](https://arxiv.org/abs/2001.08248)).
 #
 # ### Variant card: what does "same" mean?
 #
@@ -304,11 +304,11 @@ plots.show(fig, alt="The blurred photograph, padded with zeros: a dark frame; re
 # [tf-padding]: https://www.tensorflow.org/api_docs/python/tf/nn
 #
 # The first row is one cell of shift. The second is worse, because it depends on the parity of $n$. 'SAME' promises
-# $\lceil n / \text{stride} \rceil$ outputs and pads only as many cells as that needs ("Notes on padding" in TensorFlow's documentation),
+# $\lceil n / \text{stride} \rceil$ outputs and pads no more than that needs ("Notes on padding" in TensorFlow's documentation):
 #
-# $$\text{total} = \max\big((\lceil n / \text{stride} \rceil - 1) \cdot \text{stride} + \text{span} - n,\ 0\big) ,$$
+# $$\text{total} = \max\big((\lceil n / \text{stride} \rceil - 1) \cdot \text{stride} + \text{kernel\_size} - n,\ 0\big)$$
 #
-# of which `total // 2` stand in front and the rest, the odd one included, at the end.
+# cells at dilation 1: `total // 2` in front and the rest, the odd one included, at the end.
 #
 # **Predict first.** Kernel size 3 and stride 2: for which $n$ do PyTorch's `padding=1` and 'SAME' read different cells?
 
@@ -327,9 +327,8 @@ for n in (9, 10):
     print(f"n = {n:2d}: PyTorch starts at {list(ours)}, 'SAME' at {theirs}")
 
 # %% [markdown]
-# For odd $n$ the two agree. For even $n$, and the usual 224 is even, both return the same size but every window is moved by one cell. A
-# look at the shapes cannot find that. What does it cost? We let the edge kernel move from one library to the other on a photograph, with
-# all shapes right.
+# For odd $n$ the two agree. For even $n$, and the usual 224 is even, both return the same size but every window is moved by one cell. No
+# shape shows it. What does it cost to use a kernel under the wrong one of the two conventions? We try the edge kernel on the photograph.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -342,7 +341,8 @@ for n in (511, 512):
     print(f"n = {n}: sizes {tuple(ours.shape[2:])} and {tuple(same.shape[2:])}, relative difference {error:.2f}")
 
 # %% [markdown]
-# The error is as large as the answer itself. Whoever ports weights pads by hand with `F.pad` and convolves without padding.
+# For even $n$ the error is as large as the answer itself. Whoever ports weights therefore pads by hand with `F.pad` and convolves without
+# padding.
 #
 # ## Channels and groups
 #
@@ -382,6 +382,8 @@ as_product = torch.einsum("oc,chw->ohw", luma, flower)
 print(tuple(flower.shape), "->", tuple(as_convolution.shape), " same:", torch.allclose(as_convolution, as_product, atol=1e-6))
 
 # %% [markdown]
+# Networks use such 1 × 1 layers wherever the number of channels has to change and the pixels have not.
+#
 # ## The same sum as a matrix
 #
 # A convolution is linear: double the signal and the output doubles. So it is a matrix, and each row of the matrix is one place of the
@@ -398,11 +400,11 @@ matrix = torch.zeros(8, 10, dtype=torch.float64)
 for i in range(8):
     matrix[i, i : i + 3] = kernel
 print(matrix.int())
-print("equal to the loop:", torch.equal(matrix @ signal, correlate1d(signal, kernel)))
+print(f"{matrix.numel()} entries, {kernel.numel()} weights; equal to the loop: {torch.equal(matrix @ signal, correlate1d(signal, kernel))}")
 
 # %% [markdown]
-# Every diagonal is constant: a **Toeplitz** matrix. A dense layer from 10 to 8 cells would have 80 free weights. This one has 3, and a
-# great many zeros. Those two facts are what a convolution claims about the world: *nearby things belong together* (zeros) and
+# Every diagonal is constant: a **Toeplitz** matrix. A dense layer from 10 to 8 cells would learn all 80 entries. Here there are 3
+# weights, repeated, and zeros. Both are claims about the world: *nearby things belong together* (zeros) and
 # *what is useful here is useful there* (the same weights in every row).
 #
 # For an image we flatten the pixels row by row. What does the matrix look like now? We need no formula to find out: the columns of any
@@ -472,8 +474,8 @@ print("memory shared with the signal:", windows.data_ptr() == signal.data_ptr())
 # %% [markdown]
 # 24 numbers from 10. In general each value is copied up to `kernel_size` times along each axis: 9 times for a 3 × 3 kernel, 49 times for
 # 7 × 7. That is the price of im2col. PyTorch's one-dimensional `unfold` postpones it: its result is only a new way of reading the old
-# memory. Chellapilla and colleagues, who brought the idea to convolutional networks in 2006, report a speed-up of 2.4 to 3.0 over loops.
-# Their loops were compiled; ours run in Python, and the gap is wider.
+# memory. Chellapilla and colleagues, who brought the idea to convolutional networks in 2006, report a speed-up of 2.4 to 3.0. Against
+# loops in Python the gap is wider.
 #
 # **Predict first.** A signal of 20,000 samples, kernel size 9: how many times faster is the product than our loop?
 
@@ -485,10 +487,12 @@ looped = correlate1d(long_signal, long_kernel)
 middle = time.perf_counter()
 multiplied = long_signal.unfold(0, 9, 1) @ long_kernel
 end = time.perf_counter()
-assert torch.allclose(looped, multiplied, atol=1e-4) and middle - begin > 5 * (end - middle)
-print(f"loop {1e3 * (middle - begin):.0f} ms, windows and product {1e3 * (end - middle):.2f} ms")
+assert torch.allclose(looped, multiplied, atol=1e-4)
+print(f"loop {1e3 * (middle - begin):.0f} ms, product {1e3 * (end - middle):.2f} ms, {(middle - begin) / (end - middle):.0f} times faster")
 
 # %% [markdown]
+# Nothing was saved in arithmetic: both do the same multiplications. The product does them in one call, next to each other in memory.
+#
 # ## More axes, same sum
 #
 # One axis more is one sum more. Look again at the formula for images: for a fixed kernel row $i$ the inner sum over $j$ is a
@@ -530,6 +534,9 @@ fig.suptitle("A kernel along time sees only what moves")
 plots.show(fig, alt="Four frames with a standing 3 above a moving 7; in the four outputs only the 7 leaves a red and blue trace.")
 
 # %% [markdown]
+# The standing 3 cancels against itself, the 7 leaves red where it arrives and blue where it was. Five frames give $5 - 2 + 1 = 4$ outputs:
+# along time we counted as along any axis.
+#
 # ## What it costs
 #
 # Each weight of a convolution is used once at every output position. So a layer needs
@@ -574,6 +581,8 @@ print(f"full {full:,} against {depthwise:,} + {pointwise:,} = {depthwise + point
 print(f"1 / (1 / 256 + 1 / 9) = {1 / (1 / 256 + 1 / 9):.2f}")
 
 # %% [markdown]
+# Even with endlessly many channels the 1 × 1 layer remains, and it alone costs one ninth of the full layer.
+#
 # ## What one output sees
 #
 # An output reads a window of the layer below, whose cells have read windows of the layer below that. The pixels that reach it in the end
@@ -595,14 +604,15 @@ for output_index in range(3):
 
 # %% [markdown]
 # Three numbers say it all. The **size** is 7. The **jump**, the distance between neighbouring fields, is 2. The **start**, the centre of
-# the first field, is pixel 2; pixel −1 is padding. Read forwards, it is a simple growth rule. At the pixels size and jump are 1. A layer
-# adds $\text{kernel\_size} - 1$ cells, each `jump` pixels apart, and then multiplies the jump by its stride:
+# the first field, is pixel 2; pixel −1 is padding. Read from the pixels upwards this becomes a growth rule. It starts with size 1 and
+# jump 1. A layer adds $\text{kernel\_size} - 1$ steps to the field, each of `dilation` cells, which are `jump` pixels apart, and then
+# multiplies the jump by its stride:
 #
 # $$\text{size} \leftarrow \text{size} + \text{dilation} \cdot (\text{kernel\_size} - 1) \cdot \text{jump},
 # \qquad \text{jump} \leftarrow \text{jump} \cdot \text{stride} .$$
 #
-# How the start moves you will find in the lab. To check such arithmetic there is an honest witness, the gradient: a pixel is in the field
-# if the output's gradient there is not zero. If all weights are 1, the gradient even says *in how many ways* the pixel reaches the
+# How the start moves you will find in the lab. To check such arithmetic there is an independent witness, the gradient: a pixel is in the
+# field if the output's gradient there is not zero. If all weights are 1, the gradient even says *in how many ways* the pixel reaches the
 # output.
 #
 # **Predict first.** Swap the two layers, stride-1 layer first. Does the size stay 7?
@@ -626,10 +636,10 @@ for name, layers in [("A, then B", [A, B]), ("B, then A", [B, A])]:
 # The witness confirms pixels 3 to 9 for output 2. In the other order the field is only 5 wide: a stride widens the steps of
 # the layers *after* it, so networks that want a large field stride early.
 #
-# Dilation widens the steps without giving up resolution. Three layers of kernel size 3 with dilations 1, 2, 4 cover
-# $1 + 2 \cdot (1 + 2 + 4) = 15$ pixels. With dilations 2, 2, 2 the rule says 13.
+# Dilation widens the steps without giving up resolution. By the rule, three layers of kernel size 3 and stride 1 have a field of 7 with
+# dilations 1, 1, 1, of $1 + 2 \cdot (1 + 2 + 4) = 15$ with dilations 1, 2, 4, and of 13 with dilations 2, 2, 2.
 #
-# **Predict first.** Does an output of the second stack really see 13 pixels?
+# **Predict first.** Does an output of the last stack really see 13 pixels?
 
 # %%
 stacks = {"dilations 1, 1, 1": (1, 1, 1), "dilations 1, 2, 4": (1, 2, 4), "dilations 2, 2, 2": (2, 2, 2)}
@@ -644,15 +654,16 @@ fig.suptitle("A field can be wide and still have holes")
 plots.show(fig, alt="Ways from each pixel to one output: a bump over 7 pixels, a low ridge over 15, a bump over 13 with gaps.")
 
 # %% [markdown]
-# Seven: every second pixel is missing, at any depth, because the steps −2, 0 and 2 never add up to an odd number. The size alone does not
-# tell. The first stack shows something else: all seven pixels count, but not alike. One way leads from the outermost pixel to the
-# output, seven lead from the middle.
+# Seven: every second pixel is missing, however many such layers follow, because the steps −2, 0 and 2 never add up to an odd number. The
+# size alone does not tell. The first stack shows something else: all seven pixels count, but not alike. One way leads from the outermost
+# pixel to the output, seven lead from the middle.
 #
 # ## How much of the field is used
 #
 # Follow that up. In a stack of `num_layers` layers with kernel size 3 and stride 1, a way from output to pixel is a sequence of steps, each
-# −1, 0 or +1. Counting ways is throwing `num_layers` three-sided dice and adding them up. One such die has mean 0 and variance
-# $\tfrac{1}{3}(1 + 0 + 1) = \tfrac{2}{3}$; the sum of many approaches a Gaussian with
+# −1, 0 or +1. Draw every step at random: then all ways are equally likely, and the share of ways that end at a
+# pixel is the chance that `num_layers` three-sided dice add up to its distance. One such die has mean 0 and variance
+# $\tfrac{1}{3}(1 + 0 + 1) = \tfrac{2}{3}$. Variances add, and the sum of many dice approaches a Gaussian, with
 #
 # $$\text{std} = \sqrt{\tfrac{2}{3}\,\text{num\_layers}}, \qquad\text{while}\qquad \text{field} = 2\,\text{num\_layers} + 1 .$$
 #
@@ -672,13 +683,13 @@ print(f"within two std of the middle: {ways[offsets.abs() <= 2 * std].sum() / wa
 # The middle has 8,953 ways and the outermost pixel one. Call four standard deviations, two to either side, the **effective width**. It
 # grows like the square root of the depth while the field grows like the depth.
 #
-# Real layers begin with random weights and end in a ReLU. The gradient at a pixel is then a sum over all ways, and each way contributes the
-# product of the weights that it passes. Square that sum and take the mean: if the weights are independent with mean zero, the mixed terms
-# vanish, and each way leaves the same positive amount. So the *squared* gradient is on average proportional to the number of ways. A ReLU
-# closes some ways, but no distance more than another. This is the argument of Luo et al. in section 2.
+# Real layers begin with random weights and end in a ReLU. The gradient at a pixel is then a sum over all ways, and each way contributes
+# the product of the weights that it passes. Square that sum and take the mean: if the weights are independent with mean zero, the mixed
+# terms vanish, and each way leaves the same positive amount. So the *squared* gradient is on average proportional to the number of ways.
+# A ReLU closes some of the ways, at no distance more often than at another. This is the argument of Luo et al. in section 2.
 #
-# It predicts $\text{width} = 4\,\text{std}$ along each axis of an image. We measure: random networks with 16 channels, the gradient of one
-# output on four random images, five networks for each depth.
+# It predicts $\text{width} = 4\,\text{std}$ along each axis of an image. We measure it on random networks with 16 channels: the gradient
+# of one output position on four random images, five networks for each depth.
 #
 # **Predict first.** At 40 layers the field is 81 pixels wide. How wide is the part that counts?
 
@@ -739,7 +750,7 @@ fig, ax = plt.subplots(figsize=(5, 4.2))
 drawn = ax.imshow(energy.sqrt() / energy.max().sqrt(), cmap="magma", extent=(-20.5, 20.5, 20.5, -20.5))
 half = 2 * (2 / 3 * 20) ** 0.5
 ax.add_patch(plt.Rectangle((-half, -half), 2 * half, 2 * half, fill=False, edgecolor="white", linestyle="--"))
-ax.set(title="20 layers: 41 pixels seen, about 15 used", xlabel="x from the centre (pixels)", ylabel="y from the centre (pixels)")
+ax.set(title="20 layers: 41 pixels wide, about 15 used", xlabel="x from the centre (pixels)", ylabel="y from the centre (pixels)")
 ax.grid(False)
 fig.colorbar(drawn, label="|gradient|, largest = 1")
 plots.show(fig, alt="The gradient over a field of 41 by 41: bright in the middle, in a dashed square of side 15, and dark outside.")
@@ -752,8 +763,8 @@ plots.show(fig, alt="The gradient over a field of 41 by 41: bright in the middle
 #
 # ## What a stride throws away
 #
-# A stride of 2 computes every output and keeps each second one. Is the rest lost without harm? Take a wave of `frequency` cycles
-# a pixel and keep every `stride`-th sample:
+# A stride of 2 is the same as computing every output and keeping each second one. Is the rest dropped without harm? Take a wave of
+# `frequency` cycles a pixel and keep every `stride`-th sample:
 #
 # $$\cos(2 \pi \cdot \text{frequency} \cdot \text{stride} \cdot m), \qquad m = 0, 1, 2, \ldots$$
 #
@@ -791,8 +802,8 @@ stride = 8
 box8 = torch.full((1, 1, stride, stride), 1 / stride**2)
 plain = brick[:, :, ::stride, ::stride]  # (1, 1, 64, 64)
 blurred_first = F.conv2d(brick, box8, stride=stride)  # (1, 1, 64, 64)
-fig = plots.image_row([brick[0], plain[0], blurred_first[0]], ["512 x 512", "stride 8", "blur, then stride 8"])
-fig.suptitle("Without a blur the stride tears the mortar into dashes")
+titles = ["512 x 512", "stride 8: mortar torn", "blur, stride 8: mortar whole"]
+fig = plots.image_row([brick[0], plain[0], blurred_first[0]], titles, height=2.6)
 plots.show(fig, alt="A brick wall, every eighth of its pixels with the mortar torn into dashes, and the same after a blur, mortar whole.")
 
 # %% [markdown]
@@ -801,7 +812,8 @@ plots.show(fig, alt="A brick wall, every eighth of its pixels with the mortar to
 #
 # $$\text{change} = \frac{\lVert \text{moved} - \text{still} \rVert}{\lVert \text{still} - \text{mean}(\text{still}) \rVert} .$$
 #
-# It is 0 for equal pictures and about $\sqrt{2} = 1.41$ for two pictures of the same contrast that have nothing to do with each other.
+# It is 0 for equal pictures and about $\sqrt{2} = 1.41$ for two pictures of equal mean and contrast that have nothing to do with each
+# other.
 #
 # **Predict first.** How large is the change at stride 8 after a shift by one pixel, with and without the blur?
 
