@@ -33,13 +33,13 @@ lab: $(STAMP)  ## open JupyterLab on the course
 	$(RUN) jupyter lab $(LAB_AS_ROOT) $(ARGS)
 
 test: $(STAMP)  ## run every test, and every lecture and solution in a kernel of its own
-	$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
+	$(RUN) pytest -n 2 $(ARGS)
 
 check: $(STAMP)  ## the quick tests and all notebooks in one warm interpreter, while you write
 	$(RUN) course_lib.staff.warm --tests $(ARGS)
 
 notebooks: $(STAMP)  ## run every lecture and solution in a kernel of its own, and nothing else
-	$(RUN) pytest -n 2 --dist loadgroup tests/test_notebooks.py lectures solutions $(ARGS)
+	$(RUN) pytest -n 2 tests/test_notebooks.py lectures solutions $(ARGS)
 
 build: $(STAMP)  ## make all notebooks from their sources
 	$(RUN) course_lib.cli build $(ARGS)

@@ -1,6 +1,6 @@
 """What every test runs under: no network, one OpenMP thread a process, private configuration folders; and the table of seconds per notebook."""
 
-import functools
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +15,7 @@ REPO = Path(__file__).resolve().parents[1]
 CACHE = REPO / ".cache" / "tests"
 BUDGET = 60.0  # seconds a notebook, imports included, on two cores
 OFFLINE = str(REPO / "tests" / "offline")
+ONE_WORKER = {"tests/test_notebooks.py"}  # test modules with a fixture too dear to make twice
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 sys.path.insert(0, OFFLINE)
@@ -61,13 +62,23 @@ def pytest_unconfigure(config):
         shutil.rmtree(HOME, ignore_errors=True)
 
 
+_kernels = itertools.count()
+
+
+def _kernel_manager(**settings):
+    """A jupyter_client KernelManager over sockets in the file system, each kernel's in a place of its own, whatever folder it runs in."""
+    from jupyter_client.manager import KernelManager
+
+    home = Path(os.environ["IPYTHONDIR"]).parent
+    return KernelManager(transport="ipc", ip=str(home / f"kernel-{os.getpid()}-{next(_kernels)}"), **settings)
+
+
 def pytest_configure(config):
-    """Kernels that nbval starts talk over sockets in the file system: over TCP, ipykernel warns that anybody on the machine can listen."""
+    """Over TCP, ipykernel warns that anybody on this machine can listen; so nbval's kernels use sockets in the file system where there are any."""
     if os.name == "posix":
         import nbval.kernel
-        from jupyter_client.manager import KernelManager
 
-        nbval.kernel.KernelManager = functools.partial(KernelManager, transport="ipc")
+        nbval.kernel.KernelManager = _kernel_manager
 
 
 def is_notebook(nodeid: str) -> bool:
@@ -75,12 +86,21 @@ def is_notebook(nodeid: str) -> bool:
     return nodeid.split("::")[0].endswith(".ipynb")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A notebook is one group: its cells share a kernel, so one worker runs them, in order. Other tests go wherever a worker is free."""
-    for item in items:
-        if is_notebook(item.nodeid):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+def unit_of_work(nodeid: str) -> str:
+    """What one worker takes at a time: a notebook, whose cells share a kernel; a module of ONE_WORKER; else a single test."""
+    path = nodeid.split("::")[0]
+    return path if is_notebook(nodeid) or path in ONE_WORKER else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Longest units first, as --dist loadscope does, with units of our own. (--dist loadgroup of pytest-xdist 3.8 groups nothing under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of_work(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture

@@ -32,8 +32,10 @@ def _hook(event: str, arguments: tuple) -> None:
         raise NetworkAccess(f"{event} of {arguments[0]!r}: the course and its tests run without a network")
 
 
-def install() -> None:
-    """Install the hook in this process, once; there is no way back."""
-    if not hasattr(sys, "_course_no_network"):
-        sys._course_no_network = True
-        sys.addaudithook(_hook)
+def install() -> bool:
+    """Install the hook in this process, once; there is no way back. True where this call did it."""
+    if hasattr(sys, "_course_no_network"):
+        return False
+    sys._course_no_network = True
+    sys.addaudithook(_hook)
+    return True
