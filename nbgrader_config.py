@@ -10,7 +10,7 @@ c = get_config()  # noqa: F821  (traitlets hands it to the file)
 c.CourseDirectory.course_id = "deep-learning-beyond-classification"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "labs"
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "__pycache__", "*.pyc", "*.progress.json", "*.py"]  # *.py: the text source holds solution and mistakes
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "__pycache__", "*.pyc", ".*.progress.json", "*.py"]  # *.py: solution and mistakes
 
 c.GenerateAssignment.preprocessors = [
     "course_lib.staff.preprocess.DropStaffCells",

@@ -22,8 +22,10 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_lib.checks.notebook import content_id
+from course_lib.checks.outcomes import NOT_ATTEMPTED, PASSED
+from course_lib.checks.runner import PUBLIC_SEED, run_collected
 from course_lib.cli import CommandError
-from course_lib.staff import leaks, sources
+from course_lib.staff import labs, leaks, sources
 from course_lib.staff.preprocess import PRIVATE
 from course_lib.staff.sources import REPO, Cell
 
@@ -32,6 +34,7 @@ NOTEBOOK_METADATA = {
     "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"},
 }
 CELL_SECONDS = 600  # a cell that takes longer hangs: a whole notebook has 60 s
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 
 
@@ -102,46 +105,32 @@ def card(topic: str, cells: list[Cell], root: Path = REPO) -> dict:
             for exercise in sources.exercises(cells)
         ],
         "written": [{"name": cell.name, "points": cell.points} for cell in cells if cell.kind == "written"],
-        "mistakes": known_mistakes(topic, cells, root),
+        "mistakes": labs.known_mistakes(topic, root),
     }
 
 
-def known_mistakes(topic: str, cells: list[Cell], root: Path = REPO) -> list[dict]:
-    """Run each mistake through the checks with the public seed: {"id", "exercise", "hint", "checks": digests of its answers in the checks it fails}.
+def verify(topic: str, cells: list[Cell], root: Path = REPO) -> None:
+    """Run solution, alternatives and mistakes through the checks with the public seed.
 
     Raises BuildError where the solution or an alternative fails a check, and where a mistake passes all of its exercise.
     """
-    from course_lib.checks.outcomes import NOT_ATTEMPTED, PASSED
-    from course_lib.checks.runner import PUBLIC_SEED, collect, run_collected
+    lab = labs.load(topic, root)
 
-    path = sources.topic_path(topic, root)
-    setup = sources.execute([cell for cell in cells if cell.kind == "setup"], sources.new_namespace(path), path)
-    given = dict(setup)
-    solution = sources.execute([cell for cell in cells if cell.kind == "exercise"], setup, path)
-    checks = {}
+    def results(cell: Cell):
+        checks = [check for check in lab.checks if check.exercise == cell.name]
+        replacements = [cell] if cell.kind != "exercise" else []
+        return run_collected(checks, lab.setup, lab.namespace(*replacements), PUBLIC_SEED)
+
     for cell in cells:
-        if cell.kind == "check":
-            checks[cell.name] = collect(cell.script, f"<checks of {cell.name} in {path}>", given)
-
-    def failures(cell: Cell, namespace: dict) -> list:
-        results = run_collected(checks[cell.name], given, namespace, PUBLIC_SEED)
-        return [result for result in results if result.outcome != PASSED]
-
-    found: list[dict] = []
-    for cell in cells:
-        where = f"{_relative(path, root)}:{cell.line}"
+        where = f"{_relative(lab.path, root)}:{cell.line}"
         if cell.kind in ("exercise", "alternative"):
-            namespace = dict(solution) if cell.kind == "exercise" else sources.execute([cell], dict(solution), path)
-            for result in failures(cell, namespace):
-                raise BuildError(f"{where}: the {cell.kind} {cell.name!r} fails its check {result.name!r}: {result.case}: {result.message}")
+            for result in results(cell):
+                if result.outcome != PASSED:
+                    said = ": ".join(filter(None, [result.case, result.message]))
+                    raise BuildError(f"{where}: this {cell.kind} of {cell.name!r} fails the check {result.name!r}: {said}")
         elif cell.kind == "mistake":
-            failed = failures(cell, sources.execute([cell], dict(solution), path))
-            if not failed or any(result.outcome == NOT_ATTEMPTED for result in failed):
-                raise BuildError(f"{where}: this mistake of {cell.name!r} must fail a check, and it {'is a stub' if failed else 'passes all'}")
-            number = 1 + sum(entry["exercise"] == cell.name for entry in found)
-            transcripts = {result.name: result.transcript for result in failed}
-            found.append({"id": f"{cell.name}/{number}", "exercise": cell.name, "hint": cell.hint, "checks": transcripts})
-    return found
+            if all(result.outcome in (PASSED, NOT_ATTEMPTED) for result in results(cell)):
+                raise BuildError(f"{where}: this mistake of {cell.name!r} fails no check")
 
 
 def _notebook(topic: str, cells: list) -> nbformat.NotebookNode:
@@ -211,7 +200,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, root: Path = REPO, la
         try:
             client.execute(env=_environment(root, Path(scratch)), cleanup_kc=True)
         except CellExecutionError as error:
-            raise BuildError(f"{label}: a cell raises\n{error}") from None
+            raise BuildError(f"{label}: a cell raises\n{COLOUR.sub('', str(error))}") from None
         except (CellTimeoutError, DeadKernelError) as error:
             raise BuildError(f"{label}: {str(error).splitlines()[0]}") from None
     remarks = []
@@ -235,6 +224,7 @@ def _environment(root: Path, scratch: Path) -> dict:
         "OMP_NUM_THREADS": "2",
         "CUDA_VISIBLE_DEVICES": "",
         "COURSE_PROFILE": "quick",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(scratch / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(scratch),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -289,7 +279,7 @@ def _write_notebook(path: Path, notebook: nbformat.NotebookNode) -> bool:
     try:
         if _without_volatile(nbformat.reads(path.read_text(encoding="utf-8"), 4)) == _without_volatile(nbformat.reads(text, 4)):
             return False
-    except Exception:  # missing, or not a notebook: to be written
+    except (OSError, ValueError, AttributeError):  # missing, or not a notebook: to be written
         pass
     return write_if_changed(path, text)
 
@@ -341,6 +331,7 @@ def build(names: list[str], root: Path = REPO, say=print) -> None:
             found = leaks.in_lab(lab, cells)
             if found:
                 raise BuildError("\n".join(f"{_relative(at['lab'], root)}: {leak}" for leak in found))
+            verify(topic, cells, root)
             _report(say, root, at["card"], write_if_changed(at["card"], card_text(card(topic, cells, root))))
             seconds = _execute(solution, at["solution"], root, say)
             _report(say, root, at["solution"], _write_notebook(at["solution"], solution), seconds)
