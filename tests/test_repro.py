@@ -68,7 +68,10 @@ def test_device(monkeypatch, gpus, mps, wish, expected):
     assert repro.pick_device() == torch.device(expected)
 
 
-@pytest.mark.parametrize(("gpus", "wish"), [(0, "cuda"), (0, "mps"), (1, "cuda:1"), (1, "gpu"), (0, "cuda:0"), (1, ":0"), (0, "CPU"), (0, "tpu")])
+@pytest.mark.parametrize(
+    ("gpus", "wish"),
+    [(0, "cuda"), (0, "mps"), (1, "cuda:1"), (1, "gpu"), (0, "cuda:0"), (1, ":0"), (0, "CPU"), (0, "tpu")],
+)
 def test_a_device_that_is_not_here_is_refused_with_the_list_of_those_that_are(monkeypatch, gpus, wish):
     machine(monkeypatch, gpus, False, wish)
     with pytest.raises(ValueError, match="COURSE_DEVICE must be one of .*cpu") as error:
