@@ -4,6 +4,9 @@ A message is a JSON skeleton and one safetensors blob, never a pickle. What cros
 tuples, dicts, sets, tensors and arrays on the CPU. A subclass arrives as the type it extends, an `nn.Parameter` as a
 tensor, and whatever has no plain form (a module, a function, a generator) as a handle: a number and a few words.
 The same code serves a notebook's own kernel and a process boundary, so that both see the same values.
+
+`unpack` and `decode` take every byte for hostile: behind a process boundary a submission can write messages of its own.
+Sizes are looked at before anything is parsed, and whatever is not exactly what `pack` makes raises `CodecError`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-MAX_BYTES = 256 * 2**20  # one message: a batch of images is about 1 MB, so this is room, not a target
+MAX_BYTES = 64 * 2**20  # numbers of one message: a batch of images is about 1 MB, so this is room, not a target
 MAX_DEPTH = 32  # deeper than any sensible answer; also what stops a list that contains itself
 MAX_ITEMS = 100_000  # entries of all lists, tuples, dicts and sets together
 MAX_INT_BITS = 4096  # Python refuses to print larger integers quickly
-MAX_TEXT = 1_000_000  # characters of one string
+MAX_TEXT = 1_000_000  # characters of all strings, bytes and digits of large integers together
+MAX_AXES = 32  # numpy's old limit; no answer of the course has more than 6
+MAX_SKELETON = 24 * 2**20  # bytes of JSON: MAX_ITEMS numbers and MAX_TEXT characters, each 12 bytes when escaped
+MAX_MARKS = 2 * MAX_TEXT  # brackets and commas in it: what bounds the objects that parsing it makes
+MAX_MESSAGE = MAX_BYTES + 2 * MAX_SKELETON  # bytes of one message
+MAX_HANDLE = 2**53
+MAX_WORDS = 200  # characters of a handle's description
 
 
 class CodecError(ValueError):
@@ -87,6 +96,7 @@ class Encoder:
         self.orders: list[list[int] | None] = []  # how each was permuted to be contiguous, None if it was not
         self.items = 0
         self.bytes = 0
+        self.text = 0
 
     def encode(self, value: Any, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:
@@ -103,6 +113,8 @@ class Encoder:
             number = int.__index__(value) if issubclass(kind, int) else int(value)
             if number.bit_length() > MAX_INT_BITS:
                 raise CodecError(f"it is an integer of {number.bit_length():,} bits")
+            if number.bit_length() > 64:
+                self._count_text(number.bit_length() // 3)
             return number
         if issubclass(kind, float):
             return float.__float__(value)
@@ -114,10 +126,10 @@ class Encoder:
             return {"complex": [value.real, value.imag]}
         if issubclass(kind, str):
             text = str.__str__(value)
-            if len(text) > MAX_TEXT:
-                raise CodecError(f"it is a string of {len(text):,} characters")
+            self._count_text(len(text))
             return text
         if kind is bytes:
+            self._count_text(len(value))
             return {"bytes": base64.b64encode(value).decode()}
         if issubclass(kind, list):
             return {"list": [self.encode(item, depth + 1) for item in list.__iter__(value)]}
@@ -148,6 +160,11 @@ class Encoder:
         ref = self.handle(value)
         return self.encode(ref, depth)
 
+    def _count_text(self, characters: int) -> None:
+        self.text += characters
+        if self.text > MAX_TEXT:
+            raise CodecError(f"it holds more than {MAX_TEXT:,} characters of text")
+
     def _encode_tensor(self, value: Tensor) -> Any:
         if reason := reason_not_plain(value):
             ref = self.handle(value)
@@ -161,6 +178,8 @@ class Encoder:
         return {"tensor": self._tensor(stored, value, order), "order": order}
 
     def _tensor(self, plain: Tensor, original: Tensor | None, order: list[int] | None = None) -> int:
+        if plain.ndim > MAX_AXES:
+            raise CodecError(f"it has {plain.ndim} axes, more than {MAX_AXES}")
         self.bytes += plain.numel() * plain.element_size()
         if self.bytes > MAX_BYTES:
             raise CodecError(f"it holds more than {MAX_BYTES // 2**20} MB of numbers")
@@ -176,47 +195,102 @@ def inverse_order(order: list[int]) -> list[int]:
 
 
 def decode(node: Any, tensors: list[Tensor], handle: Callable[[HandleRef | Named], Any]) -> Any:
-    """The value that a skeleton and its tensors describe; `handle` resolves what stayed on the other side."""
-    if node is None or isinstance(node, (bool, int, float, str)):
-        return node
-    if not isinstance(node, dict) or not node:
-        raise CodecError(f"a malformed message: {str(node)[:80]}")
-    (kind, content), *_ = node.items()
-    match kind:
-        case "list":
-            return [decode(item, tensors, handle) for item in content]
-        case "tuple":
-            return tuple(decode(item, tensors, handle) for item in content)
-        case "set":
-            return {decode(item, tensors, handle) for item in content}
-        case "dict":
-            return {decode(key, tensors, handle): decode(item, tensors, handle) for key, item in content}
-        case "tensor":
-            tensor = tensors[content]
-            if "order" not in node:
-                return tensor
-            return tensor.permute(inverse_order(node["order"]))
-        case "array":
-            return tensors[content].numpy()
-        case "complex":
-            return complex(*content)
-        case "bytes":
-            return base64.b64decode(content)
-        case "slice":
-            return slice(*(decode(part, tensors, handle) for part in content))
-        case "dtype":
-            return DTYPES[content]
-        case "ellipsis":
-            return Ellipsis
-        case "generator":
-            generator = torch.Generator()
-            generator.set_state(tensors[content])
-            return generator
-        case "handle":
-            return handle(HandleRef(*content))
-        case "named":
-            return handle(Named(content))
-    raise CodecError(f"a malformed message: unknown kind {kind!r}")
+    """The value that a skeleton and its tensors describe; `handle` resolves what stayed on the other side.
+
+    Raises CodecError for whatever an `Encoder` would not have written.
+    """
+    try:
+        return _Decoder(tensors, handle).decode(node, 0)
+    except CodecError:
+        raise
+    except Exception as error:  # forged content that a constructor refuses: an unhashable key, a state of the wrong size
+        raise CodecError(f"a malformed message: {type(error).__name__}") from None
+
+
+class _Decoder:
+    def __init__(self, tensors: list[Tensor], handle: Callable[[HandleRef | Named], Any]) -> None:
+        self.tensors, self.handle = tensors, handle
+        self.items = 0
+
+    def decode(self, node: Any, depth: int) -> Any:
+        self.items += 1
+        if depth > MAX_DEPTH + 1 or self.items > 2 * MAX_ITEMS:
+            raise CodecError("a malformed message: too deep or too long")
+        if node is None or isinstance(node, (bool, int, float)):
+            return node
+        if isinstance(node, str):
+            return _text(node)
+        if not isinstance(node, dict) or not node:
+            raise CodecError(f"a malformed message: {str(node)[:80]}")
+        (kind, content), *rest = node.items()
+        if rest and [kind, *(key for key, _ in rest)] != ["tensor", "order"]:
+            raise CodecError("a malformed message: a part with several kinds")
+        match kind:
+            case "list":
+                return self._all(content, depth)
+            case "tuple":
+                return tuple(self._all(content, depth))
+            case "set":
+                return set(self._all(content, depth))
+            case "dict":
+                _expect(type(content) is list and all(type(pair) is list and len(pair) == 2 for pair in content))
+                return {self.decode(key, depth + 1): self.decode(item, depth + 1) for key, item in content}
+            case "tensor":
+                return self._permuted(self._tensor(content), node.get("order"))
+            case "array":
+                return self._tensor(content).numpy()
+            case "complex":
+                _expect(type(content) is list and len(content) == 2 and all(type(part) in (int, float) for part in content))
+                return complex(*content)
+            case "bytes":
+                _expect(type(content) is str)
+                return base64.b64decode(content, validate=True)
+            case "slice":
+                parts = self._all(content, depth)
+                _expect(len(parts) == 3)
+                return slice(*parts)
+            case "dtype":
+                _expect(type(content) is str and content in DTYPES)
+                return DTYPES[content]
+            case "ellipsis":
+                return Ellipsis
+            case "generator":
+                generator = torch.Generator()
+                generator.set_state(self._tensor(content))
+                return generator
+            case "handle":
+                _expect(type(content) is list and len(content) == 3 and type(content[0]) is int and 0 <= content[0] < MAX_HANDLE)
+                _expect(all(type(words) is str and len(words) <= MAX_WORDS for words in content[1:]))
+                return self.handle(HandleRef(content[0], _text(content[1]), _text(content[2])))
+            case "named":
+                _expect(type(content) is str)
+                return self.handle(Named(content))
+        raise CodecError(f"a malformed message: unknown kind {str(kind)[:40]!r}")
+
+    def _all(self, content: Any, depth: int) -> list:
+        _expect(type(content) is list)
+        return [self.decode(item, depth + 1) for item in content]
+
+    def _tensor(self, index: Any) -> Tensor:
+        _expect(type(index) is int and 0 <= index < len(self.tensors))
+        return self.tensors[index]
+
+    @staticmethod
+    def _permuted(tensor: Tensor, order: Any) -> Tensor:
+        if order is None:
+            return tensor
+        _expect(type(order) is list and all(type(axis) is int for axis in order) and sorted(order) == list(range(tensor.ndim)))
+        return tensor.permute(inverse_order(order))
+
+
+def _expect(condition: bool) -> None:
+    if not condition:
+        raise CodecError("a malformed message")
+
+
+def _text(text: str) -> str:
+    """The same characters, lone surrogates replaced: nothing can print or store those."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def pack(message: dict, tensors: list[Tensor]) -> bytes:
@@ -229,9 +303,25 @@ def pack(message: dict, tensors: list[Tensor]) -> bytes:
 def unpack(data: bytes) -> tuple[dict, list[Tensor]]:
     """The inverse of `pack`. Raises CodecError for anything that is not such a message."""
     try:
+        _expect(len(data) <= MAX_MESSAGE)
         (length,) = struct.unpack_from("<Q", data)
-        message = json.loads(data[8 : 8 + length])
-        loaded = safetensors.torch.load(data[8 + length :])
-        return message, [loaded[str(i)] for i in range(len(loaded))]
+        _expect(length <= MAX_SKELETON)
+        skeleton, blob = data[8 : 8 + length], data[8 + length :]
+        _expect(sum(map(skeleton.count, (b"[", b"{", b","))) <= MAX_MARKS)
+        message = json.loads(skeleton)
+        _expect(type(message) is dict)
+        (header,) = struct.unpack_from("<Q", blob)
+        _expect(header <= MAX_SKELETON)
+        loaded = safetensors.torch.load(blob)
+        _expect(len(loaded) <= MAX_ITEMS)
+        return message, [_sound(loaded[str(i)]) for i in range(len(loaded))]
+    except CodecError:
+        raise
     except Exception as error:  # truncated, forged or foreign bytes: whatever the parsers make of them
         raise CodecError(f"a malformed message: {type(error).__name__}") from None
+
+
+def _sound(tensor: Tensor) -> Tensor:
+    """A tensor as an encoder sends it; a forged truth value is 0 or 1 after all."""
+    _expect(tensor.dtype in _SAFE_DTYPES and tensor.ndim <= MAX_AXES)
+    return tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor

@@ -25,7 +25,7 @@ from course_lib.checks.outcomes import (
     Wrong,
 )
 from course_lib.checks.runtime import set_current_seed
-from course_lib.checks.session import LocalChannel, Session, local_session
+from course_lib.checks.session import Channel, Session, local_session
 
 PUBLIC_SEED = 20  # the seed of every student's own kernel; graders use private ones
 CARDS = Path(__file__).parent.parent / "cards"
@@ -98,7 +98,7 @@ def bound_names(source: str) -> set[str]:
     return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
 
 
-def run_check(check: Check, session: Session, seed: int, channel: LocalChannel | None = None) -> Result:
+def run_check(check: Check, session: Session, seed: int, channel: Channel | None = None) -> Result:
     """One check function on the objects of a session.
 
     Its random numbers depend on the seed and the names of exercise and check alone, so neither the order of checks nor
@@ -112,19 +112,20 @@ def run_check(check: Check, session: Session, seed: int, channel: LocalChannel |
     return result
 
 
-def _run_once(check: Check, session: Session, seed: int, channel: LocalChannel | None, substitute: dict[str, str]) -> Result:
+def _run_once(check: Check, session: Session, seed: int, channel: Channel | None, substitute: dict[str, str]) -> Result:
     started = time.perf_counter()
     stream = zlib.crc32(f"{check.exercise}/{check.name}".encode())
     result = Result(check.name, check.exercise, check.points, 0.0, outcomes.WRONG, doc=check.doc)
-    if channel is not None:
-        channel.seconds_left = check.seconds
-    session.begin(int(np.random.default_rng([seed, stream]).integers(2**31)), substitute, check.forbid)
     set_current_seed(int(np.random.default_rng([seed, stream, 1]).integers(2**31)))
     injected = {
         name: np.random.default_rng([seed, stream, 2]) if name == "rng" else session.named(name)
         for name in inspect.signature(check.function).parameters
     }
+    session.forget()
     try:
+        if channel is not None:
+            channel.start(check.seconds)
+        session.begin(int(np.random.default_rng([seed, stream]).integers(2**31)), substitute, check.forbid)
         check.function(**injected)
         result.outcome, result.earned = outcomes.PASSED, check.points
     except Wrong as end:

@@ -6,7 +6,7 @@ import _thread
 import math
 import threading
 import time
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from course_lib.checks.outcomes import (
     StudentError,
     Wrong,
 )
+from course_lib.checks.replies import check_gradients, check_reply
 from course_lib.checks.describe import describe, describe_call
 from course_lib.checks.worker import Worker, random_states, restore_random_states
 
@@ -33,14 +34,18 @@ class Session:
 
     def __init__(self, channel: Callable[[bytes], bytes]) -> None:
         self._channel = channel
-        self.begin(0)
+        self.forget()
 
-    def begin(self, seed: int, substitute: dict[str, str] | None = None, forbid: tuple[str, ...] = ()) -> None:
-        """Start a check: handles of the last one are forgotten, global random generators are seeded there."""
+    def forget(self, forbid: tuple[str, ...] = ()) -> None:
+        """Leave nothing of the last check on our side."""
         self.forbid = forbid
         self.transcript: list[str] = []  # a digest of every answer, in order
         self.last_call: str | None = None
         self.last_answer: str | None = None
+
+    def begin(self, seed: int, substitute: dict[str, str] | None = None, forbid: tuple[str, ...] = ()) -> None:
+        """Start a check: handles of the last one are forgotten, global random generators are seeded there."""
+        self.forget(forbid)
         self._request({"op": "begin", "seed": seed, "substitute": substitute or {}}, [])
 
     def named(self, name: str) -> Remote:
@@ -66,15 +71,16 @@ class Session:
         message["grad"] = grad
         self.last_call = describe_call(words, args, kwargs)
         self.last_answer = None
-        reply, tensors = self._request(message, encoder.tensors)
+        generators = [a for a in (*args, *kwargs.values()) if type(a) is torch.Generator]
+        reply, tensors = self._request(message, encoder.tensors, len(generators))
         self._raise_for(reply, words)
-        if "tape" in reply:
+        if "tape" in reply and grad:
             number, tracked = reply["tape"]
-            tape = _Tape(self, number, [encoder.orders[i] for i in grad])
+            tape = _Tape(self, number, [encoder.originals[i] for i in grad], [encoder.orders[i] for i in grad])
             connected = _Connect.apply(tape, [tensors[i] for i in tracked], *(encoder.originals[i] for i in grad))
             for i, tensor in zip(tracked, connected):
                 tensors[i] = tensor
-        result = self._recorded(decode(reply["ok"], tensors, self._incoming))
+        result = self._recorded(self._decoded(reply["ok"], tensors))
         self.last_answer = describe(result)
         if reply["changed"]:
             names = " and ".join(f"`{name}`" for name in reply["changed"])
@@ -87,26 +93,38 @@ class Session:
                 "random numbers",
                 "Your code drew from the global random generator. Pass `generator=generator` to the function that draws.",
             )
-        generators = [a for a in (*args, *kwargs.values()) if type(a) is torch.Generator]
         for generator, node in zip(generators, reply["generators"]):
-            generator.set_state(decode(node, tensors, self._incoming).get_state())
+            state = self._decoded(node, tensors)
+            if type(state) is not torch.Generator:
+                raise _unreadable(CodecError("a malformed message: a generator"))
+            generator.set_state(state.get_state())
         return result
 
     def ask(self, message: dict, words: str) -> Any:
         """A question about a handle: an attribute, its items, its length."""
         reply, tensors = self._request(message, [])
         self._raise_for(reply, words)
-        return self._recorded(decode(reply["ok"], tensors, self._incoming))
+        return self._recorded(self._decoded(reply["ok"], tensors))
 
     def vjp(self, tape: int, cotangents: list[Tensor]) -> tuple:
         reply, tensors = self._request({"op": "vjp", "tape": tape}, [c.contiguous() for c in cotangents])
         self._raise_for(reply, "the backward pass")
-        return self._recorded(decode(reply["ok"], tensors, self._incoming))
+        return self._recorded(self._decoded(reply["ok"], tensors))
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
-    def _request(self, message: dict, tensors: list[Tensor]) -> tuple[dict, list[Tensor]]:
-        return unpack(self._channel(pack(message, tensors)))
+    def _request(self, message: dict, tensors: list[Tensor], generators: int = 0) -> tuple[dict, list[Tensor]]:
+        try:
+            reply, answers = unpack(self._channel(pack(message, tensors)))
+            return check_reply(reply, answers, generators), answers
+        except CodecError as error:
+            raise _unreadable(error) from None
+
+    def _decoded(self, node: Any, tensors: list[Tensor]) -> Any:
+        try:
+            return decode(node, tensors, self._incoming)
+        except CodecError as error:
+            raise _unreadable(error) from None
 
     def _recorded(self, result: Any) -> Any:
         self.transcript.append(fingerprint.digest(result))
@@ -134,7 +152,8 @@ class Session:
         raise StudentError(error["type"], error["bases"], error["message"], error["line"])
 
     def _incoming(self, ref: HandleRef | Named) -> Remote:
-        assert isinstance(ref, HandleRef), "a reply names no objects"
+        if not isinstance(ref, HandleRef):
+            raise CodecError("a malformed message: a reply names no objects")
         return Remote(self, {"handle": [ref.number, ref.type_name, ref.words]}, ref.words)
 
     @staticmethod
@@ -142,6 +161,11 @@ class Session:
         raise CodecError(
             f"{type(value).__name__} stays on our side; make it on the student's side with a function of a setup cell"
         )
+
+
+def _unreadable(error: CodecError) -> Wrong:
+    """No worker sends such a reply: something in the student's process wrote it."""
+    return Wrong("the result", f"What came back could not be read: {error}.")
 
 
 def _outgoing(value: Any) -> Any:
@@ -198,8 +222,16 @@ class Remote:
 
 
 class _Tape:
-    def __init__(self, session: Session, number: int, orders: list[list[int] | None]) -> None:
+    def __init__(self, session: Session, number: int, inputs: list[Tensor], orders: list[list[int] | None]) -> None:
         self.session, self.number, self.orders = session, number, orders
+        self.inputs = [x.detach() for x in inputs]
+
+    def gradients(self, cotangents: list[Tensor]) -> list[Tensor | None]:
+        answer = self.session.vjp(self.number, cotangents)
+        try:
+            return check_gradients(answer, self.inputs, lambda g, i: g.permute(inverse_order(self.orders[i])) if self.orders[i] else g)
+        except (CodecError, RuntimeError) as error:  # the second: axes that cannot be put back in order
+            raise _unreadable(CodecError(str(error))) from None
 
 
 class _Connect(torch.autograd.Function):
@@ -212,9 +244,15 @@ class _Connect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        gradients = ctx.tape.session.vjp(ctx.tape.number, list(cotangents))
-        back = [g if g is None or o is None else g.permute(inverse_order(o)) for g, o in zip(gradients, ctx.tape.orders)]
-        return (None, None, *back)
+        return (None, None, *ctx.tape.gradients(list(cotangents)))
+
+
+class Channel(Protocol):
+    """Carries a request to a worker and its reply back, under a time limit; either may raise `OutOfLimits`."""
+
+    def start(self, seconds: float) -> None: ...
+
+    def __call__(self, request: bytes) -> bytes: ...
 
 
 class LocalChannel:
@@ -223,6 +261,10 @@ class LocalChannel:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.seconds_left = math.inf  # of the student's own time
+
+    def start(self, seconds: float) -> None:
+        """A check begins: its student's code has this many seconds."""
+        self.seconds_left = seconds
 
     def __call__(self, request: bytes) -> bytes:
         if self.seconds_left == math.inf or threading.current_thread() is not threading.main_thread():
