@@ -1,4 +1,4 @@
-"""The repository is an nbgrader course: `nbgrader generate_assignment NN_slug` makes the same lab as `course build`, which reads this list too."""
+"""The repository is an nbgrader course: `nbgrader generate_assignment NN_slug` makes the lab that `course build` makes."""
 
 import sys
 from pathlib import Path

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "course_lib":
             raise
-        print(f"course {options.command}: {error}; the staff's tools are installed by: pip install -e '.[staff]'", file=sys.stderr)
+        print(f"course {options.command}: {error}; pip install -e '.[staff]' installs the staff's tools", file=sys.stderr)
         return REFUSED
 
 
@@ -34,19 +34,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="course", description="Work with the course: check a lab, build notebooks, take measurements.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="run all checks of your notebook", description="Run all checks of a lab; the exit status is 0 if "
-                                "all points were earned, 1 if not, 2 if the file is no lab.")
+    words = "Run all checks of a lab; the exit status is 0 if all points were earned, 1 if not, 2 if the file is no lab."
+    check = commands.add_parser("check", help="run all checks of your notebook", description=words)
     check.add_argument("notebook", help="the lab, a .ipynb file")
     check.set_defaults(run=_check)
 
-    build = commands.add_parser("build", help="staff: make notebooks from the text sources", description="Make solution, lab and lecture "
-                                "notebooks from the text sources.")
+    words = "Make solution, lab and lecture notebooks from the text sources."
+    build = commands.add_parser("build", help="staff: make notebooks from the text sources", description=words)
     build.add_argument("topics", nargs="*", metavar="TOPIC", help="such as 01_convolution_arithmetic (default: all)")
-    build.add_argument("--check", action="store_true", help="write nothing; fail where a stored notebook differs from its source or gives an answer away")
+    words = "write nothing; fail where a stored notebook differs from its source or gives an answer away"
+    build.add_argument("--check", action="store_true", help=words)
     build.set_defaults(run=_build)
 
-    measure = commands.add_parser("measure", help="staff: take the measurements of a topic", description="Run the measure cells of a topic "
-                                  "for all their seeds and store the numbers under data/measurements.")
+    words = "Run the measure cells of a topic for all their seeds and store the numbers under data/measurements."
+    measure = commands.add_parser("measure", help="staff: take the measurements of a topic", description=words)
     measure.add_argument("topic", metavar="TOPIC")
     measure.add_argument("--name", help="only this measurement")
     measure.set_defaults(run=_measure)
@@ -69,7 +70,8 @@ def _build(options) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}. If the sources are right, `course build` makes the rest.", file=sys.stderr)
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        print(f"{count}. If the sources are right, `course build` makes the rest.", file=sys.stderr)
         return FAILED
     print("All notebooks are what their sources make, and no lab gives an answer away.")
     return 0

@@ -43,7 +43,8 @@ def run(course, *arguments, cwd=None):
         "PYTHONPATH": os.pathsep.join([str(course), os.environ.get("PYTHONPATH", "")]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # nbgrader calls alembic by name
     }
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd or course, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd or course, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_solution_notebook(solution):
     ]
     assert "wrong_square" in source and "wrong_square" not in json.dumps(solution)  # mistakes are in no notebook
     alternative = cell_of(solution, "alternative_doubled_1")
-    assert alternative.cell_type == "markdown" and alternative.source.startswith("<details>") and "other_way + other_way" in alternative.source
+    assert alternative.cell_type == "markdown" and alternative.source.startswith("<details>") and "other_way +" in alternative.source
     assert cell_of(solution, "setup_1").source.endswith("\nlab.seal()") and cell_of(solution, "setup_2").source.endswith("\nlab.seal()")
     assert cell_of(solution, "check_doubled").source.endswith('\nlab.points("doubled")')
     assert "It is" not in cell_of(solution, "question_growth").source and "**Rubric.**" in cell_of(solution, "written_growth").source
@@ -136,15 +137,17 @@ def test_lab(lab):
 def test_card(built):
     card = json.loads(build.paths(TOPIC, built)["card"].read_text(encoding="utf-8"))
     assert card["topic"] == TOPIC and card["written"] == [{"name": "growth", "points": 2}]
-    assert card["exercises"][0] == {"name": "doubled", "title": "double a list", "points": 3, "minutes": 5, "hints": 2, "checks": ["by_hand", "any_list"]}
-    assert [(mistake["id"], mistake["hint"][:11]) for mistake in card["mistakes"]] == [("doubled/1", "You squared"), ("shifted/1", "An offset o")]
+    assert card["exercises"][0] == {
+        "name": "doubled", "title": "double a list", "points": 3, "minutes": 5, "hints": 2, "checks": ["by_hand", "any_list"],
+    }
+    assert [(known["id"], known["hint"][:9]) for known in card["mistakes"]] == [("doubled/1", "You squar"), ("shifted/1", "An offset")]
     assert set(card["mistakes"][0]["checks"]) == {"by_hand", "any_list"}
     assert "lenient" not in json.dumps(card)
 
 
 @pytest.mark.slow
 def test_building_again_gives_the_same(built, tmp_path):
-    """In another folder: equal bytes but for the volatile output. After a change of the source: drift is found, and a build mends it."""
+    """In another folder: equal bytes but for the volatile output. After a change of the source drift is found, and a build mends it."""
     files = [path.relative_to(built) for path in build.paths(TOPIC, built).values()]
     other = new_course(tmp_path / "other")
     measure(TOPIC, root=other)
@@ -153,7 +156,7 @@ def test_building_again_gives_the_same(built, tmp_path):
         first, second = ((root / file).read_text(encoding="utf-8") for root in (built, other))
         if file.parts[0] == "solutions":
             assert first != second, "random.random() is volatile"
-            first, second = (build.notebook_text(nbformat.from_dict(build._without_volatile(nbformat.reads(text, 4)))) for text in (first, second))
+            first, second = (build.notebook_text(build._without_volatile(nbformat.reads(text, 4))) for text in (first, second))
         assert first == second, file
     assert not [path for path in other.rglob("*") if path.name.endswith((".progress.json", ".tmp"))]
 
@@ -211,7 +214,7 @@ def swap(notebook):
 
 
 DRIFT = {
-    "source": (lambda nb: cell_of(nb, "check_doubled").update(source="lab.points('doubled')"), "(check_doubled) differs from its source in source"),
+    "source": (lambda nb: cell_of(nb, "check_doubled").update(source="lab.points('doubled')"), "(check_doubled) differs from its source"),
     "order": (swap, "differs from its source in id, cell_type, source, metadata"),
     "cell missing": (lambda nb: nb.cells.pop(), "cells, its source makes"),
     "cell added": (lambda nb: nb.cells.append(nbformat.v4.new_code_cell("1 + 1")), "cells, its source makes"),
@@ -238,7 +241,7 @@ def test_missing_unrun_and_failed_notebooks_are_found(course):
     edit(at["lecture"], lambda nb: nb.cells[3].update(execution_count=None))
     edit(at["solution"], lambda nb: nb.cells[1].update(outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]))
     problems = build.check([], course)
-    for wanted in ("course_lib/cards/90_toy.json: missing", "labs/90_toy/toy.ipynb: not a valid notebook", "was never run", "stores an error"):
+    for wanted in ("cards/90_toy.json: missing", "labs/90_toy/toy.ipynb: not a valid notebook", "was never run", "stores an error"):
         assert any(wanted in problem for problem in problems), (wanted, problems)
     shutil.rmtree(course / "labs")
     assert "labs/90_toy/toy.ipynb: missing" in build.check([], course)
@@ -290,7 +293,8 @@ def test_other_leaks_are_found(course):
     path = build.paths(TOPIC, course)["lab"]
 
     def plant(notebook):
-        cell_of(notebook, "check_doubled").outputs = [nbformat.v4.new_output("stream", text="return [wrong_square**2 for wrong_square in values]\n")]
+        said = "return [wrong_square**2 for wrong_square in values]\n"
+        cell_of(notebook, "check_doubled").outputs = [nbformat.v4.new_output("stream", text=said)]
         cell_of(notebook, "exercise_doubled").metadata["course_staff"] = "hint"
         notebook.metadata["author"] = "somebody"
 
@@ -303,7 +307,8 @@ def test_other_leaks_are_found(course):
     problems = "\n".join(build.check([TOPIC], course))
     for wanted in (
         "(check_doubled): has outputs", "(check_doubled): text of a mistake", "(exercise_doubled): private metadata: course_staff",
-        "private metadata of the notebook: author", "__pycache__: compiled files", "toy.pyc: a compiled file", "toy.py: a file that no source makes",
+        "private metadata of the notebook: author", "__pycache__: compiled files", "toy.pyc: a compiled file",
+        "toy.py: a file that no source makes",
     ):
         assert wanted in problems, wanted
     assert "progress" not in problems
@@ -392,7 +397,10 @@ def test_course_build_check_from_the_command_line(course, monkeypatch, capsys):
     assert main(["build", "--check"]) == 0 and "no lab gives an answer away" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [("build", "91_none"), ("build", "--check", "nonsense"), ("measure", "91_none"), ("check", "none.ipynb")])
+REFUSED = [("build", "91_none"), ("build", "--check", "nonsense"), ("measure", "91_none"), ("check", "none.ipynb")]
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
 def test_a_command_that_cannot_run_says_one_line(arguments, capsys):
     from course_lib.cli import main
 
@@ -416,13 +424,13 @@ def test_course_check_of_a_solved_lab(course, solution):
     own = nbformat.v4.new_code_cell("%time helper = 1\nraise KeyError('mine')", id="0a1b2c3d")
     notebook.cells.insert(4, own)
     ours = next(cell for cell in notebook.cells if cell.id == content_id("code", cell.source) and "range(5)" in cell.source)
-    changed = nbformat.v4.new_code_cell(ours.source + "\nprint('a changed demonstration is the', 'student\\'s own')", id=f"{ours.id}-2")
+    changed = nbformat.v4.new_code_cell(ours.source + "\nprint('once changed, it is', 'your own')", id=f"{ours.id}-2")
     notebook.cells.append(changed)
     nbformat.write(notebook, path)
     done = run(course, "-m", "course_lib.cli", "check", path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5 points" in done.stdout and "Cell 5 (your own) stopped with KeyError" in done.stdout
-    assert done.stdout.count("[0, 2, 4, 6, 8]") == 1 and "is the student's own" in done.stdout  # the untouched demonstration did not run
+    assert done.stdout.count("[0, 2, 4, 6, 8]") == 1 and "it is your own" in done.stdout  # the untouched demonstration did not run
     assert "<" not in done.stdout.replace("<module>", "").replace("<cell", "").replace("in <", ""), "plain text, no HTML"
 
 
@@ -437,7 +445,10 @@ def test_course_check_of_half_a_lab(course):
     assert done.stdout.rstrip().endswith("0 of 5 points")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cells": 3}', '{"cells": []}', '{"cells": [{"metadata": {}, "source": "1"}]}', '{"cells": [1]}'])
+NO_LABS = ["", "[]", '{"cells": 3}', '{"cells": []}', '{"cells": [{"metadata": {}, "source": "1"}]}', '{"cells": [1]}']
+
+
+@pytest.mark.parametrize("text", NO_LABS)
 def test_course_check_of_what_is_no_lab(tmp_path, capsys, text):
     from course_lib.cli import main
 

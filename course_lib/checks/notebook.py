@@ -56,8 +56,8 @@ def run_notebook(path: Path | str) -> bool:
         grade_id = _grade_id(cell)
         outcome = shell.run_cell(source, silent=False, store_history=False)
         if not outcome.success:
-            print(f"Cell {number} ({grade_id or 'your own'}) stopped with {type(outcome.error_in_exec or outcome.error_before_exec).__name__}; "
-                  "the cells after it run all the same.", flush=True)
+            error = type(outcome.error_in_exec or outcome.error_before_exec).__name__
+            print(f"Cell {number} ({grade_id or 'your own'}) stopped with {error}; the cells after it run all the same.", flush=True)
         if grade_id.startswith("check_"):
             result = outcome.result if outcome.success else None
             earned[grade_id.removeprefix("check_")] = float(result) if isinstance(result, (int, float)) else 0.0

@@ -100,8 +100,14 @@ def card(topic: str, cells: list[Cell], root: Path = REPO) -> dict:
     return {
         "topic": topic,
         "exercises": [
-            {"name": exercise.name, "title": exercise.title, "points": exercise.points, "minutes": exercise.minutes, "hints": exercise.hints,
-             "checks": list(exercise.checks)}
+            {
+                "name": exercise.name,
+                "title": exercise.title,
+                "points": exercise.points,
+                "minutes": exercise.minutes,
+                "hints": exercise.hints,
+                "checks": list(exercise.checks),
+            }
             for exercise in sources.exercises(cells)
         ],
         "written": [{"name": cell.name, "points": cell.points} for cell in cells if cell.kind == "written"],
@@ -188,7 +194,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, root: Path = REPO, la
     from tqdm import tqdm
 
     code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    with tempfile.TemporaryDirectory(prefix="course-") as scratch, tqdm(total=len(code_cells), desc=label, unit="cell", leave=False, disable=None) as bar:
+    bar = tqdm(total=len(code_cells), desc=label, unit="cell", leave=False, disable=None)
+    with bar, tempfile.TemporaryDirectory(prefix="course-") as scratch:
         manager = AsyncKernelManager(kernel_name="python3", connection_file=str(Path(scratch) / "kernel.json"))
         if sys.platform != "win32" and len(scratch) < 80:  # a socket's path may have about 107 characters
             manager.transport = "ipc"
@@ -415,8 +422,9 @@ def _orphans(root: Path) -> list[str]:
     made = {(root / "lectures" / f"{topic}.ipynb") for topic in with_lecture}
     for topic in with_solution:
         made |= {path for name, path in paths(topic, root).items() if name != "lecture"}
-    stored = [*(root / "lectures").glob("*.ipynb"), *(root / "course_lib" / "cards").glob("*.json"), *(root / "solutions").glob("*/*.ipynb")]
-    stored += [path for path in (root / "labs").rglob("*") if path.is_file() and path.parent.name not in with_solution and not leaks.is_ignored(path)]
+    stored = [path for pattern in ("lectures/*.ipynb", "course_lib/cards/*.json", "solutions/*/*.ipynb") for path in root.glob(pattern)]
+    in_labs = [path for path in (root / "labs").rglob("*") if path.is_file() and path.parent.name not in with_solution]
+    stored += [path for path in in_labs if not leaks.is_ignored(path)]
     return [f"{_relative(path, root)}: has no source" for path in sorted(stored) if path not in made]
 
 

@@ -44,7 +44,7 @@ def in_folder(lab: Path, cells: list[Cell]) -> list[tuple[Path, str]]:
 
 
 def is_ignored(path: Path) -> bool:
-    """Whether nbgrader's list of ignored files (nbgrader_config.py) keeps a file from students; a compiled file in labs/ is a leak all the same."""
+    """Whether the list in nbgrader_config.py keeps a file from students (a compiled one in labs/ is a leak all the same)."""
     return bool(COMPILED & set(path.parts)) or path.name.endswith((".pyc", ".progress.json"))
 
 

@@ -120,7 +120,8 @@ def _measure_cells(topic: str, root: Path) -> dict[str, tuple[Path, list[Cell], 
             for cell in cells:
                 if cell.kind == "measure":
                     if cell.name in found:
-                        raise sources.SourceError(f"{path}:{cell.line}: {cell.name!r} is also measured in the lecture; the numbers share one file")
+                        what = f"{cell.name!r} is also measured in the lecture; the numbers share one file"
+                        raise sources.SourceError(f"{path}:{cell.line}: {what}")
                     found[cell.name] = (path, cells, cell)
     return found
 
@@ -220,8 +221,10 @@ def _canonical(node) -> list | str:
     """A syntax tree as nested lists, the same in every version of python: no positions, docstrings, contexts or empty fields."""
     if isinstance(node, ast.AST):
         fields = []
+        documentable = isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Module))
+        documented = documentable and ast.get_docstring(node) is not None
         for key, value in ast.iter_fields(node):
-            if key == "body" and isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Module)) and ast.get_docstring(node) is not None:
+            if key == "body" and documented:
                 value = value[1:]
             if value not in (None, []) and key not in ("ctx", "kind", "type_comment", "type_ignores"):
                 fields.append([key, _canonical(value)])

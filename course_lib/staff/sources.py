@@ -185,8 +185,8 @@ def _parse(path: Path, problems: list) -> list[Cell]:
     starts = [number for number, line in enumerate(lines, 1) if MARKER.match(line)]
     notebook_cells = jupytext.reads(text, fmt="py:percent").cells if starts else []
     if len(starts) != len(notebook_cells):
-        problems.append((1, f"{len(starts)} lines start a cell with '# %%', but jupytext finds {len(notebook_cells)} cells: text before the first "
-                            "marker, or a marker inside a string"))
+        what = f"{len(starts)} lines start a cell with '# %%', but jupytext finds {len(notebook_cells)} cells"
+        problems.append((1, f"{what}: text before the first marker, or a marker inside a string"))
         return []
     cells = []
     for notebook_cell, start, stop in zip(notebook_cells, starts, starts[1:] + [len(lines) + 1]):
@@ -280,7 +280,7 @@ def _validate_names(cells, trees, wrong) -> None:
         if cell.kind in ("exercise", "written", "measure"):
             seen[cell.name] += 1
             if seen[cell.name] > 1:
-                wrong(cell, f"the name {cell.name!r} is used twice; exercises, written questions and measurements share one list of names")
+                wrong(cell, f"the name {cell.name!r} is used twice; exercises, questions and measurements share one list of names")
         if cell.kind == "measure":
             functions = [node for node in trees[cell.line].body if isinstance(node, ast.FunctionDef) and node.name == cell.name]
             if len(functions) != 1 or [arg.arg for arg in functions[0].args.args] != ["seed"]:
@@ -362,8 +362,8 @@ def _validate_statement(above, cell, number, wrong) -> None:
     hints = [(HINT.match(line), after) for line, after in zip(lines, lines[1:] + [""]) if "<summary>Hint" in line]
     numbers = [int(match[1]) if match else None for match, _ in hints]
     if not 2 <= len(hints) <= 4 or numbers != list(range(1, len(hints) + 1)):
-        wrong(above, f"exercise {cell.name!r} needs 2 to 4 hints, each `<details><summary>Hint 1</summary>`, a blank line, text, `</details>`; "
-                     f"found {numbers}")
+        form = "`<details><summary>Hint 1</summary>`, a blank line, text, `</details>`"
+        wrong(above, f"exercise {cell.name!r} needs 2 to 4 hints, each {form}; found {numbers}")
     if any(match and (match[2].strip() or after.strip()) for match, after in hints):
         wrong(above, f"in the hints of {cell.name!r} a blank line must stand after </summary>, or markdown in them is not rendered")
     if above.source.count("<details>") != above.source.count("</details>"):
