@@ -337,6 +337,7 @@ def test_what_a_student_is_given_is_no_secret():
 WRONG = {
     "solution fails": ("2 * secret_value", "3 * secret_value", "this exercise of 'doubled' fails the check 'by_hand'"),
     "alternative fails": ("other_way + other_way", "other_way", "this alternative of 'doubled' fails the check 'by_hand'"),
+    "setup raises": ("OFFSETS = (0,", "OFFSETS = (missing,", r"solutions/90_toy/toy.py:15: NameError: name 'missing'"),
     "mistake passes": ("wrong_square**2", "2 * wrong_square", "this mistake of 'doubled' fails no check"),
 }
 
@@ -368,13 +369,15 @@ def test_outputs_are_settled():
         stream("display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "FloatProgress()"}),
         stream("stream", name="stdout", text="kept\n"),
     ]
-    assert build._settle_outputs(cell) == [] and [output.text for output in cell.outputs] == ["kept\n"]
+    assert build._settle_outputs(cell) == ([], []) and [output.text for output in cell.outputs] == ["kept\n"]
     cell.outputs = [stream("stream", name="stderr", text="UserWarning: look\n")]
-    assert build._settle_outputs(cell) == ["its stderr is not stored: UserWarning: look"] and cell.outputs == []
+    assert build._settle_outputs(cell) == (["its stderr is not stored: UserWarning: look"], []) and cell.outputs == []
     cell.outputs = [stream("execute_result", data={"text/plain": "<function f at 0x7f0123456789>"})]
-    assert "memory address" in build._settle_outputs(cell)[0]
+    assert "memory address" in build._settle_outputs(cell)[1][0]
     cell.metadata["tags"] = ["volatile"]
-    assert build._settle_outputs(cell) == []
+    assert build._settle_outputs(cell) == ([], [])
+    cell.outputs = [stream("stream", name="stdout", text=f"{REPO}/data/x.png\n")]
+    assert build._settle_outputs(cell) == ([], ["its output holds a path of this machine"])
 
 
 def test_two_cells_of_one_text_have_two_ids():

@@ -163,6 +163,13 @@ def test_results_must_be_finite_numbers_by_name(course, result):
     assert stored(course) == before
 
 
+def test_a_measurement_that_raises_is_told_with_its_line(course):
+    lecture = sources.lecture_path(TOPIC, course)
+    change(lecture, "statistics.pstdev(values + [seed])", "values[seed + 99]")
+    with pytest.raises(measure.MeasureError, match=r"lectures/90_toy.py:23: IndexError: list index out of range"):
+        measure.measure(TOPIC, root=course)
+
+
 def test_tensors_and_numpy_scalars_are_numbers():
     import numpy as np
     import torch

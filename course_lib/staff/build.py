@@ -120,7 +120,14 @@ def verify(topic: str, cells: list[Cell], root: Path = REPO) -> None:
 
     Raises BuildError where the solution or an alternative fails a check, and where a mistake passes all of its exercise.
     """
-    lab = labs.load(topic, root)
+    path = sources.topic_path(topic, root)
+    try:
+        lab = labs.load(topic, root)
+        lab.namespace()
+    except CommandError:
+        raise
+    except Exception as error:
+        raise BuildError(sources.told(error, path)) from error
 
     def results(cell: Cell):
         checks = [check for check in lab.checks if check.exercise == cell.name]
@@ -210,15 +217,16 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, root: Path = REPO, la
             raise BuildError(f"{label}: a cell raises\n{COLOUR.sub('', str(error))}") from None
         except (CellTimeoutError, DeadKernelError) as error:
             raise BuildError(f"{label}: {str(error).splitlines()[0]}") from None
-    remarks = []
+    remarks, faults = [], []
     for number, cell in enumerate(notebook.cells, 1):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            remarks.extend(f"{label}: cell {number} ({cell.id}): {remark}" for remark in _settle_outputs(cell))
+            said, wrong = _settle_outputs(cell, root)
+            remarks.extend(f"{label}: cell {number} ({cell.id}): {remark}" for remark in said)
+            faults.extend(f"{label}: cell {number} ({cell.id}): {fault}" for fault in wrong)
     notebook.metadata = nbformat.from_dict(copy.deepcopy(NOTEBOOK_METADATA) | {"course": notebook.metadata["course"]})
-    wild = [remark for remark in remarks if remark.endswith("volatile")]
-    if wild:
-        raise BuildError("\n".join(wild))
+    if faults:
+        raise BuildError("\n".join(faults))
     return remarks
 
 
@@ -238,9 +246,12 @@ def _environment(root: Path, scratch: Path) -> dict:
     }
 
 
-def _settle_outputs(cell) -> list[str]:
-    """Take out of a cell's outputs what is no part of its result: progress bars and widgets. Returns remarks about what was taken out."""
-    remarks, kept = [], []
+def _settle_outputs(cell, root: Path = REPO) -> tuple[list[str], list[str]]:
+    """Take out of a cell's outputs what is no part of its result: progress bars and widgets.
+
+    Returns remarks about what was taken out, and faults: what another run or another machine would show otherwise.
+    """
+    remarks, faults, kept = [], [], []
     for output in cell.outputs:
         if output.output_type == "stream" and output.name == "stderr":
             said = [line for line in output.text.split("\n") if line.strip() and "\r" not in line and "%|" not in line]
@@ -252,9 +263,13 @@ def _settle_outputs(cell) -> list[str]:
             output.pop("transient", None)
             kept.append(output)
     cell.outputs = kept
-    if "volatile" not in cell.metadata.get("tags", []) and ADDRESS.search(json.dumps(kept)):
-        remarks.append("its output holds a memory address, another one in each run; print something else or tag the cell volatile")
-    return remarks
+    text = json.dumps(kept, ensure_ascii=False)
+    if "volatile" not in cell.metadata.get("tags", []) and ADDRESS.search(text):
+        faults.append("its output holds a memory address, another one in each run; print something else or tag the cell volatile")
+    home = str(Path.home())  # "/" for users without one
+    if str(root) in text or (len(home) > 1 and f"{home}{os.sep}" in text):
+        faults.append("its output holds a path of this machine")
+    return remarks, faults
 
 
 # Files ------------------------------------------------------------------------------------------------------------------------------------

@@ -50,10 +50,14 @@ def measure(topic: str, name: str | None = None, root: Path = REPO, say=print) -
     stored = {key: value for key, value in stored.items() if key in found}
     for key, (source, cells, cell) in found.items():
         if name in (None, key):
-            function = _namespace(source, cells, cell)[key]
-            records = []
-            for seed in tqdm(range(cell.seeds), desc=f"{topic} {key}", unit="seed", leave=False, disable=None):
-                records.append({"seed": seed} | _numbers(key, function(seed)))
+            try:
+                function = _namespace(source, cells, cell)[key]
+                seeds = tqdm(range(cell.seeds), desc=f"{topic} {key}", unit="seed", leave=False, disable=None)
+                records = [{"seed": seed} | _numbers(key, function(seed)) for seed in seeds]
+            except CommandError:
+                raise
+            except Exception as error:
+                raise MeasureError(sources.told(error, source)) from error
             stored[key] = {"code": code_hash(cells, cell, root), "machine": machine_in_words(), "records": records}
             say(f"measured {key} of {topic}: {cell.seeds} seeds")
     if found:

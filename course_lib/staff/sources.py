@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import traceback
 import types
 from collections import Counter
 from dataclasses import dataclass
@@ -148,6 +149,12 @@ def execute(cells: list[Cell], namespace: dict, path: Path) -> dict:
             tree = ast.increment_lineno(ast.parse(cell.script, str(path)), cell.line)
             exec(compile(tree, str(path), "exec"), namespace)
     return namespace
+
+
+def told(error: BaseException, path: Path) -> str:
+    """`file:line: KeyError: 'x'` of an exception that left code of the source at `path`; the line is the innermost one of the source."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {error}"
 
 
 def exercise_namespace(topic: str, root: Path = REPO) -> dict:
