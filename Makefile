@@ -52,7 +52,7 @@ lock: $(STAMP)  ## find the newest versions again and pin them (needs uv)
 
 clean:  ## remove caches and build output; the environment and your answers stay
 	rm -rf .cache .pytest_cache .hypothesis build dist site/_build
-	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.egg-info' \) -print0 | xargs -0 rm -rf
+	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print0 | xargs -0 rm -rf
 
 # What is pinned first, then the course itself, which brings no dependency and needs no build environment of its own. uv is fast; pip may be
 # the only one that is set up to find packages here, so it takes over where uv is missing or fails.
@@ -64,7 +64,7 @@ $(STAMP): pyproject.toml requirements.lock
 	        if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$candidate; break; fi; \
 	        if [ "$$candidate" = "$$PYTHON" ]; then echo "PYTHON=$$PYTHON is no Python 3.11 or later" >&2; exit 1; fi; \
 	    done; \
-	    if [ -z "$${found:-}" ]; then echo "no Python 3.11 or later found: install one, or name it: make lab PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	    if [ -z "$${found:-}" ]; then echo "no Python 3.11 or later: install one, or name it: make lab PYTHON=/path/to/python3" >&2; exit 1; fi; \
 	    echo "environment: $(VENV), made of $$($$found --version)"; \
 	    $$found -m venv $(VENV) || { \
 	        rm -rf "$(VENV)"; \

@@ -1,4 +1,4 @@
-"""What every test runs under: no network, one OpenMP thread a process, private configuration folders; and the table of seconds per notebook."""
+"""What every test runs under: no network, one OpenMP thread a process, private settings; and the table of seconds per notebook."""
 
 import itertools
 import json
@@ -74,7 +74,7 @@ def _kernel_manager(**settings):
 
 
 def pytest_configure(config):
-    """Over TCP, ipykernel warns that anybody on this machine can listen; so nbval's kernels use sockets in the file system where there are any."""
+    """Over TCP, ipykernel warns that anybody on this machine can listen; so nbval's kernels use sockets in the file system where they can."""
     if os.name == "posix":
         import nbval.kernel
 
@@ -93,7 +93,7 @@ def unit_of_work(nodeid: str) -> str:
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Longest units first, as --dist loadscope does, with units of our own. (--dist loadgroup of pytest-xdist 3.8 groups nothing under pytest 9.2.)"""
+    """Longest units first, as --dist loadscope does, with units of our own (loadgroup of pytest-xdist 3.8 groups nothing under pytest 9.2)."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):

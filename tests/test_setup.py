@@ -1,4 +1,4 @@
-"""The set-up says the same thing everywhere: dependencies, lock, environment.yml, Makefile, README, continuous integration; and the guards of the suite hold."""
+"""The set-up says the same thing everywhere (dependencies, lock, make, README, continuous integration), and the guards of the suite hold."""
 
 import json
 import os
@@ -22,9 +22,9 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 ELSEWHERE = "192.0.2.1"  # reserved for documentation (RFC 5737): no machine has it
 # The oldest and newest Python of the workflows, on each system they run on.
 MACHINES = [
-    {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system, "os_name": os_name, "platform_machine": machine}
+    {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system, "os_name": os_name, "platform_machine": cpu}
     for python in ("3.11", "3.12", "3.13")
-    for system, os_name, machine in [("linux", "posix", "x86_64"), ("darwin", "posix", "arm64"), ("win32", "nt", "AMD64")]
+    for system, os_name, cpu in [("linux", "posix", "x86_64"), ("darwin", "posix", "arm64"), ("win32", "nt", "AMD64")]
 ]
 
 
@@ -63,7 +63,8 @@ def test_lock_pins_every_dependency_once(machine):
     for requirement in requirements_of_project():
         pinned = versions.get(requirement.name.lower())
         assert pinned is not None, f"{requirement} is in pyproject.toml, not in requirements.lock: run make lock"
-        assert requirement.specifier.contains(pinned.removeprefix("=="), prereleases=True), f"{requirement} is pinned to {pinned}: run make lock"
+        fits = requirement.specifier.contains(pinned.removeprefix("=="), prereleases=True)
+        assert fits, f"{requirement} is pinned to {pinned}: run make lock"
 
 
 def test_lock_pins_exactly():
@@ -103,7 +104,8 @@ def test_licences_are_named():
 
 def test_command_exists():
     module, function = PROJECT["project"]["scripts"]["course"].split(":")
-    finished = subprocess.run([sys.executable, "-c", f"from {module} import {function}; {function}(['--help'])"], capture_output=True, text=True)
+    code = f"from {module} import {function}; {function}(['--help'])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "build" in finished.stdout
 
@@ -343,7 +345,8 @@ def test_notebooks_run_whole_on_one_worker_and_their_seconds_are_shown(small_cou
 
 @pytest.mark.slow
 def test_failing_cell_and_attempted_download_fail_the_suite(small_course):
-    write_notebook(small_course / "lectures" / "three.ipynb", "z = 3", "import urllib.request\nurllib.request.urlopen('http://example.org')")
+    download = "import urllib.request\nurllib.request.urlopen('http://example.org')"
+    write_notebook(small_course / "lectures" / "three.ipynb", "z = 3", download)
     finished = run_suite(small_course)
     assert finished.returncode == 1
     assert "1 failed, 6 passed" in finished.stdout.splitlines()[-1]

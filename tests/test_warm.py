@@ -39,7 +39,7 @@ NOTEBOOKS = {
     "skipped": ["# NBVAL_SKIP\nraise ValueError", "print('after')"],
     "dies": ["import os, signal\nos.kill(os.getpid(), signal.SIGTERM)"],
     "hangs": ["import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\ntime.sleep(300)"],
-    "progress": ["import pathlib\npathlib.Path('.old.progress.json').write_text('overwritten')\npathlib.Path('.new.progress.json').write_text('new')"],
+    "progress": ["from pathlib import Path\nPath('.old.progress.json').write_text('lost')\nPath('.new.progress.json').write_text('new')"],
 }
 
 
@@ -70,8 +70,8 @@ pytestmark = pytest.mark.slow
 def test_each_notebook_gets_one_verdict(runs):
     found = {name: run.outcome for name, run in runs.items() if isinstance(run, warm.Run)}
     assert found == {
-        "passes": "passed", "displays": "passed", "raises": "failed", "syntax": "failed", "expected": "passed", "skipped": "passed", "dies": "crashed",
-        "hangs": "timeout", "progress": "passed", "same": "passed", "changed": "changed", "unmarked": "passed",
+        "passes": "passed", "displays": "passed", "raises": "failed", "syntax": "failed", "expected": "passed", "skipped": "passed",
+        "dies": "crashed", "hangs": "timeout", "progress": "passed", "same": "passed", "changed": "changed", "unmarked": "passed",
     }  # fmt: skip
     assert "7 passed, 5 failed" in runs["printed"]
 

@@ -1,7 +1,7 @@
 """How fast things are: `make bench`. Every figure is a ratio to a reference timed in the same run, so that machines can be compared.
 
-Tests never judge time; this is where it is looked at. Functions are timed by the processor time of one thread, the best guard against a busy
-machine, as the median of several repeats in which candidate and reference take turns.
+Tests never judge time; this is where it is looked at. Functions are timed by the processor time of one thread, the best guard against a
+busy machine, as the median of several repeats in which candidate and reference take turns.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def run_to_first_verdict(notebook: Path) -> dict[str, float]:
 
 
 def import_shares(log: str) -> dict[str, float]:
-    """Seconds by top-level package of the imports in a log of `python -X importtime`, after the line BEGIN; what a package imports counts there."""
+    """Seconds of imports by top-level package, in a log of `python -X importtime` after the line BEGIN; each without what it imports."""
     seconds: dict[str, float] = {}
     for line in log.partition(BEGIN)[2].splitlines():
         parts = line.removeprefix("import time:").split("|")
@@ -130,8 +130,9 @@ def first_verdict() -> list[str]:
     measured = json.loads(fresh(*command).stdout.splitlines()[-1])
     shares = import_shares(fresh("-X", "importtime", *command).stderr)
     total = sum(shares.values())
-    lines = [row(f"first cell to first verdict of {notebooks[0].stem}", measured["wall"] / torch_alone, f"import torch: {torch_alone:.2f} s")]
-    lines.append(f"      {measured['wall']:.2f} s, {measured['processor']:.2f} s of them on the processor; imports by package, each without what it imports:")
+    name = f"first cell to first verdict of {notebooks[0].stem}"
+    lines = [row(name, measured["wall"] / torch_alone, f"import torch: {torch_alone:.2f} s")]
+    lines.append(f"      {measured['wall']:.2f} s, of the processor {measured['processor']:.2f} s. Imports, each package without what it imports:")
     dearest = sorted(shares.items(), key=lambda share: -share[1])[:8]
     lines.append("      " + ", ".join(f"{package} {seconds:.2f} s ({seconds / total:.0%})" for package, seconds in dearest))
     return lines

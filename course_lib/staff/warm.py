@@ -1,9 +1,9 @@
 """Run notebooks in forks of one warm interpreter.
 
-A notebook that starts a kernel of its own pays for its imports again: five to fifteen seconds before the first idea. Here one parent imports
-what the notebooks import, computes nothing, and forks a child for each notebook. A child runs the code cells in an IPython shell in the
-notebook's own folder, so that display and magics work, and reports the first cell that raises. Cells marked `# NBVAL_CHECK_OUTPUT` must
-print what is stored. A child that falls takes nobody along.
+A notebook that starts a kernel of its own pays for its imports again: five to fifteen seconds before the first idea. Here one parent
+imports what the notebooks import, computes nothing, and forks a child for each notebook. A child runs the code cells in an IPython shell in
+the notebook's own folder, so that display and magics work, and reports the first cell that raises. Cells marked `# NBVAL_CHECK_OUTPUT`
+must print what is stored. A child that falls takes nobody along.
 
     python -m course_lib.staff.warm lectures/*.ipynb         # these notebooks
     python -m course_lib.staff.warm --tests                  # every notebook of the course and the quick tests: `make check`
@@ -172,7 +172,8 @@ def run_notebook(path: Path) -> Run:
         result = shell.run_cell(cell.source, store_history=True)
         if not result.success and not (_is_marked(cell, "NBVAL_RAISES_EXCEPTION") or "raises-exception" in cell.metadata.get("tags", [])):
             errors = ["\n".join(output["traceback"]) for output in shell.cell_outputs if output["output_type"] == "error"]
-            run.outcome, run.cell, run.message = "failed", number, errors[-1] if errors else repr(result.error_before_exec or result.error_in_exec)
+            run.outcome, run.cell = "failed", number
+            run.message = errors[-1] if errors else repr(result.error_before_exec or result.error_in_exec)
             return run
         if run.outcome == "passed" and cell.execution_count is not None and _is_marked(cell, "NBVAL_CHECK_OUTPUT"):
             stored, now = comparable(cell.outputs), comparable(shell.cell_outputs)
@@ -338,8 +339,8 @@ def run_all(names: Sequence[str], *, jobs: int = 2, timeout: float = TIMEOUT, fo
                 if status is None:
                     run = Run(name, "timeout", f"still running after {timeout:g} s\n{text[-2000:]}")
                 elif status != 0 or not result.exists():
-                    how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-                    run = Run(name, "crashed", f"the process was {how}\n{text[-4000:]}" if status < 0 else f"the process {how}\n{text[-4000:]}")
+                    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+                    run = Run(name, "crashed", f"the process {how}\n{text[-4000:]}")
                 else:
                     run = Run(**json.loads(result.read_text(encoding="utf-8")))
                     run.name = name
