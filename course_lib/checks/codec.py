@@ -61,24 +61,32 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).valu
 def plain_tensor(value: Tensor) -> Tensor:
     """The values of any tensor as a detached `torch.Tensor`, whatever its subclass overrides."""
     with torch._C.DisableTorchFunctionSubclass():
-        return Tensor.as_subclass(Tensor.detach(value), Tensor)
+        return Tensor.as_subclass(value, Tensor).detach()
 
 
 def reason_not_plain(value: Tensor) -> str | None:
     """Why a tensor has no plain values on the CPU, or None if it has."""
-    with torch._C.DisableTorchFunctionSubclass():
-        if value.layout is not torch.strided:
-            return f"a tensor with layout {str(value.layout).removeprefix('torch.')}"
-        if value.device.type != "cpu":
-            return f"a tensor on device {value.device}"
-        if value.is_quantized or value.is_nested or value.dtype not in _SAFE_DTYPES:
-            return f"a tensor of type {str(value.dtype).removeprefix('torch.')}"
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"a tensor of type {type_name(type(value))}"  # what it holds is up to its own code
+    with torch._C.DisableTorchFunctionSubclass():  # and by torch's own attributes: a subclass may say anything of its layout and device
+        layout, device, dtype = (getattr(Tensor, name).__get__(value) for name in ("layout", "device", "dtype"))
+        if layout is not torch.strided:
+            return f"a tensor with layout {str(layout).removeprefix('torch.')}"
+        if device.type != "cpu":
+            return f"a tensor on device {device}"
+        if dtype not in _SAFE_DTYPES or Tensor.is_nested.__get__(value):
+            return f"a {'nested ' if dtype in _SAFE_DTYPES else ''}tensor of type {str(dtype).removeprefix('torch.')}"
     return None
+
+
+def type_name(kind: type) -> str:
+    """The name of a class, whatever its metaclass says, and not a page of it."""
+    return type.__dict__["__name__"].__get__(kind)[: MAX_WORDS // 2]
 
 
 _SAFE_DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool,
 }  # fmt: skip
 
 
@@ -123,7 +131,8 @@ class Encoder:
         if kind is np.bool_:
             return bool(value)
         if issubclass(kind, complex):
-            return {"complex": [value.real, value.imag]}
+            number = complex.__complex__(value)
+            return {"complex": [number.real, number.imag]}
         if issubclass(kind, str):
             text = str.__str__(value)
             self._count_text(len(text))
@@ -136,9 +145,9 @@ class Encoder:
         if issubclass(kind, tuple):
             return {"tuple": [self.encode(item, depth + 1) for item in tuple.__iter__(value)]}
         if kind in (set, frozenset):
-            return {"set": sorted((self.encode(item, depth + 1) for item in value), key=json.dumps)}
+            return {kind.__name__: sorted((self._encode_key(item, depth + 1) for item in value), key=json.dumps)}
         if issubclass(kind, dict):
-            pairs = [[self.encode(k, depth + 1), self.encode(v, depth + 1)] for k, v in dict.items(value)]
+            pairs = [[self._encode_key(k, depth + 1), self.encode(v, depth + 1)] for k, v in dict.items(value)]
             return {"dict": pairs}
         if kind is slice:
             return {"slice": [self.encode(part, depth + 1) for part in (value.start, value.stop, value.step)]}
@@ -148,17 +157,29 @@ class Encoder:
             return {"generator": self._tensor(value.get_state(), None)}
         if issubclass(kind, Tensor):
             return self._encode_tensor(value)
-        if issubclass(kind, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-            array = np.array(value, copy=True, order="C", subok=False)
-            if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-                array = array.astype(np.int64)  # torch has no unsigned types above one byte; indices arrive as int64
-            return {"array": self._tensor(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))), None)}
+        if issubclass(kind, np.ndarray):
+            return self._encode_array(np.ndarray.view(value, np.ndarray))
         if kind is HandleRef:
             return {"handle": [value.number, value.type_name, value.words]}
         if kind is Named:
             return {"named": value.name}
         ref = self.handle(value)
         return self.encode(ref, depth)
+
+    def _encode_key(self, value: Any, depth: int) -> Any:
+        """An entry of a set or a key of a dict, which has to be one on the other side too."""
+        node = self.encode(value, depth)
+        if not _hashable(node):
+            raise CodecError(f"it has a key of type {type_name(type(value))}")
+        return node
+
+    def _encode_array(self, value: np.ndarray) -> Any:
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            ref = self.handle(value)
+            return {"handle": [ref.number, "ndarray", f"a numpy array of type {value.dtype.name[: MAX_WORDS // 2]}"]}
+        self._count_bytes(value.nbytes)  # before it is copied: a broadcast array is large in name only
+        array = np.array(value, dtype=value.dtype.newbyteorder("="), copy=True, order="C")
+        return {"array": self._store(torch.from_numpy(array), None)}
 
     def _count_text(self, characters: int) -> None:
         self.text += characters
@@ -178,15 +199,31 @@ class Encoder:
         return {"tensor": self._tensor(stored, value, order), "order": order}
 
     def _tensor(self, plain: Tensor, original: Tensor | None, order: list[int] | None = None) -> int:
-        if plain.ndim > MAX_AXES:
-            raise CodecError(f"it has {plain.ndim} axes, more than {MAX_AXES}")
-        self.bytes += plain.numel() * plain.element_size()
+        self._count_bytes(plain.numel() * plain.element_size())
+        return self._store(plain.contiguous().clone(), original, order)
+
+    def _count_bytes(self, size: int) -> None:
+        self.bytes += size
         if self.bytes > MAX_BYTES:
             raise CodecError(f"it holds more than {MAX_BYTES // 2**20} MB of numbers")
-        self.tensors.append(plain.contiguous().clone())
+
+    def _store(self, copy: Tensor, original: Tensor | None, order: list[int] | None = None) -> int:
+        if copy.ndim > MAX_AXES:
+            raise CodecError(f"it has {copy.ndim} axes, more than {MAX_AXES}")
+        self.tensors.append(copy)
         self.originals.append(original)
         self.orders.append(order)
         return len(self.tensors) - 1
+
+
+def _hashable(node: Any) -> bool:
+    """Whether what a skeleton describes can be a key."""
+    if not isinstance(node, dict):
+        return True
+    (kind, content), *_ = node.items()
+    if kind in ("tuple", "frozenset"):
+        return all(map(_hashable, content))
+    return kind not in ("list", "set", "dict", "array", "slice")
 
 
 def inverse_order(order: list[int]) -> list[int]:
@@ -232,6 +269,8 @@ class _Decoder:
                 return tuple(self._all(content, depth))
             case "set":
                 return set(self._all(content, depth))
+            case "frozenset":
+                return frozenset(self._all(content, depth))
             case "dict":
                 _expect(type(content) is list and all(type(pair) is list and len(pair) == 2 for pair in content))
                 return {self.decode(key, depth + 1): self.decode(item, depth + 1) for key, item in content}
