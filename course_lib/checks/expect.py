@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ TOLERANCES = {
     torch.float32: (1e-4, 1e-5),
     torch.float16: (1e-2, 2e-3),
     torch.bfloat16: (5e-2, 1e-2),
+    torch.complex128: (1e-9, 1e-10),
     torch.complex64: (1e-4, 1e-5),
 }
 PICTURE_SIDE = 6  # both sides of a plane at least this long: then a picture of the difference says more than an index
@@ -49,6 +51,8 @@ def expect_equal(got: Any, expected: Any, case: str) -> None:
 
 def expect_true(condition: Any, case: str, why: str) -> None:
     """A condition the check computed from an answer holds; `why` tells what is wrong when it does not. Raises: Wrong."""
+    if type(condition) is Remote:  # any object is true to Python: a generator, NotImplemented
+        raise Wrong(case, why, "True or False", _kind(condition))
     if not bool(condition):
         raise Wrong(case, why)
 
@@ -85,15 +89,15 @@ def gradients(function: Callable, *inputs: Any) -> list[Tensor]:
     wanted = [x for x in leaves if _floating(x)]
     with torch.enable_grad():
         outputs = [t for t in _tensors(function(*leaves)) if _floating(t)]
-    attached = [t for t in outputs if t.requires_grad]
-    if not attached:
+    if not any(t.requires_grad for t in outputs):
         raise Wrong(
             "gradients",
             "The result carries no gradient: it was detached, rebuilt from numbers, or went through numpy. "
             "Compute it with torch operations from the inputs to the end.",
         )
     generator = torch.Generator().manual_seed(current_seed())
-    cotangents = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in attached]
+    cotangents = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in outputs]  # one for each, attached or not
+    attached, cotangents = zip(*[(t, c) for t, c in zip(outputs, cotangents) if t.requires_grad])
     found = vector_jacobian(attached, wanted, cotangents)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found)]
 
@@ -117,6 +121,10 @@ class _Comparison:
 
 
 def _compare(got: Any, expected: Any, how: _Comparison, where: str) -> None:
+    if isinstance(expected, np.generic):
+        expected = expected.item()
+    if isinstance(expected, tuple):  # a torch.Size, a named tuple: arrive as plain ones
+        expected = tuple(expected)
     if isinstance(expected, Tensor):
         return _compare_tensor(got, expected, how, where)
     if isinstance(expected, np.ndarray):
@@ -125,7 +133,7 @@ def _compare(got: Any, expected: Any, how: _Comparison, where: str) -> None:
         return _compare_sequence(got, expected, how, where)
     if type(expected) is dict:
         return _compare_dict(got, expected, how, where)
-    if isinstance(expected, (int, float, np.number)) and not isinstance(expected, bool):
+    if isinstance(expected, (int, float, complex)) and not isinstance(expected, bool):
         return _compare_number(got, expected, how, where)
     if type(got) is not type(expected):
         raise how.wrong(where, f"This should be {_kind(expected)}, but is {_kind(got)}.", describe(expected), describe(got))
@@ -134,21 +142,27 @@ def _compare(got: Any, expected: Any, how: _Comparison, where: str) -> None:
 
 
 def _compare_number(got: Any, expected: Any, how: _Comparison, where: str) -> None:
-    if not how.exact and type(got) is Tensor and got.ndim == 0:
+    if not how.exact and isinstance(got, Tensor) and got.ndim == 0:
         got = got.item()  # a 0-dimensional tensor is a number where the value matters
-    wants_int = isinstance(expected, (int, np.integer))
-    if type(got) not in ((int,) if wants_int and how.exact else (int, float)) or (how.exact and not wants_int and type(got) is int):
+    accepted = (type(expected),) if how.exact else (int, float, complex) if type(expected) is complex else (int, float)
+    if type(got) not in accepted:
         raise how.wrong(where, f"This should be {_kind(expected)}, but is {_kind(got)}.", describe(expected), describe(got))
-    expected = expected.item() if isinstance(expected, np.generic) else expected
-    if how.exact or wants_int and type(got) is int:
-        equal = got == expected
-    else:
+    equal = got == expected or (got != got and expected != expected)
+    if not equal and not how.exact and not type(got) is type(expected) is int:
         rtol, share = TOLERANCES[torch.float64]
         rtol = rtol if how.rtol is None else how.rtol
         atol = share * abs(expected) if how.atol is None else how.atol
-        equal = bool(np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True))
+        equal = _near(got, expected, atol + rtol * abs(expected))
     if not equal:
         raise how.wrong(where, "The values differ.", describe(expected), describe(got))
+
+
+def _near(got: Any, expected: Any, tolerance: float) -> bool:
+    try:
+        difference = abs(got - expected)
+    except OverflowError:  # an integer too large for a float
+        return False
+    return math.isfinite(difference) and difference <= tolerance
 
 
 def _compare_sequence(got: Any, expected: list | tuple, how: _Comparison, where: str) -> None:
@@ -168,6 +182,10 @@ def _compare_dict(got: Any, expected: dict, how: _Comparison, where: str) -> Non
         raise how.wrong(where, f"The key {missing[0]!r} is missing.", describe(list(expected)), describe(list(got)))
     if extra := [k for k in got if k not in expected]:
         raise how.wrong(where, f"The key {extra[0]!r} does not belong there.", describe(list(expected)), describe(list(got)))
+    if how.exact:
+        types = {key: type(key) for key in got}
+        if mixed := [k for k in expected if types[k] is not type(k)]:  # 1, 1.0 and True are one key to a dict
+            raise how.wrong(where, f"The key {mixed[0]!r} should be {_kind(mixed[0])}.", describe(list(expected)), describe(list(got)))
     for key, value in expected.items():
         _compare(got[key], value, how, f"{where}[{key!r}]" if where else f"item {key!r}")
 
@@ -175,11 +193,11 @@ def _compare_dict(got: Any, expected: dict, how: _Comparison, where: str) -> Non
 def _compare_array(got: Any, expected: np.ndarray, how: _Comparison, where: str) -> None:
     if type(got) is not np.ndarray:
         raise how.wrong(where, f"This should be a numpy array, but is {_kind(got)}.", describe(expected), describe(got))
-    _compare_values(torch.from_numpy(np.ascontiguousarray(got)), torch.from_numpy(np.ascontiguousarray(expected)), how, where)
+    _compare_values(torch.from_numpy(np.array(got, order="C")), torch.from_numpy(np.array(expected, order="C")), how, where)
 
 
 def _compare_tensor(got: Any, expected: Tensor, how: _Comparison, where: str) -> None:
-    if type(got) is not Tensor:
+    if not isinstance(got, Tensor):
         note = ""
         if type(got) is Remote and "on device" in repr(got):
             note = " Create new tensors on the device of the inputs, for example with `x.new_zeros`."

@@ -212,6 +212,11 @@ class Remote:
     def __bool__(self) -> bool:
         return True
 
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(f"{self._words} has no value to compare")
+
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"<{self._words}>"
 

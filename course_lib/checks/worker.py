@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from course_lib.checks.codec import CodecError, Encoder, HandleRef, Named, decode, pack, unpack
+from course_lib.checks.codec import CodecError, Encoder, HandleRef, Named, decode, pack, type_name, unpack
 
 MAX_ITERATION = 10_000  # items fetched from an iterator that a check walks through
 MAX_MESSAGE = 2_000  # characters kept of an exception's message
@@ -81,8 +81,13 @@ def vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], cotangents: lis
     By way of the scalar product, since `torch.autograd.grad` imports sympy (2 s) when it is given cotangents.
     """
     with torch.enable_grad():  # a backward pass calls this with gradients switched off
-        scalar = sum((o * c).sum() for o, c in zip(outputs, cotangents))
+        scalar = sum((o * c.conj()).real.sum() for o, c in zip(outputs, cotangents))
     return torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True)
+
+
+def _stored(output: Tensor, order: list[int] | None) -> Tensor:
+    """An output with its axes in the order in which it is sent: what a cotangent then comes back for."""
+    return output if order is None else output.permute(order)
 
 
 class Worker:
@@ -176,7 +181,7 @@ class Worker:
             tracked = [i for i, t in enumerate(encoder.originals) if t is not None and t.requires_grad]
             if tracked:
                 number = next(self._count)
-                self._tapes[number] = ([encoder.originals[i] for i in tracked], leaves)
+                self._tapes[number] = ([_stored(encoder.originals[i], encoder.orders[i]) for i in tracked], leaves)
                 reply["tape"] = [number, tracked]
         return pack(reply, encoder.tensors)
 
@@ -214,8 +219,8 @@ class Worker:
         if id(value) not in self._numbers:
             number = next(self._count)
             self._objects[number], self._numbers[id(value)] = value, number
-        kind = type(value)
-        return HandleRef(self._numbers[id(value)], kind.__name__, f"an object of type {kind.__name__}")
+        name = type_name(type(value))
+        return HandleRef(self._numbers[id(value)], name, f"an object of type {name}")
 
     def _values(self, arguments: list[Any]) -> list[bytes]:
         """The plain values of each argument as bytes, to see what a call changed. Generators are meant to change."""
@@ -251,7 +256,7 @@ class Worker:
             text = str(error)
         except Exception:
             text = "(its message could not be read)"
-        bases = [kind.__name__ for kind in type(error).__mro__ if kind not in (object, BaseException)]
+        bases = [type_name(kind) for kind in type(error).__mro__ if kind not in (object, BaseException)] or ["BaseException"]
         return {"type": bases[0], "bases": bases, "message": text[:MAX_MESSAGE], "line": line}
 
     @staticmethod
