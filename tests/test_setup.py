@@ -201,6 +201,23 @@ def test_links_lead_somewhere(name):
     assert missing == []
 
 
+def test_readme_shows_what_the_lab_says():
+    """The wrong answer that the README quotes gets the panel that it quotes, from the lab's own checks (lines `…` stand for more of them)."""
+    from course_lib.checks.render import exercise_panel
+    from course_lib.checks.runner import PUBLIC_SEED, read_card, run_checks
+
+    example = text("README.md").partition("## How a check works")[2]
+    answer, panel = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", example, re.DOTALL).groups()
+    namespace: dict = {}
+    exec(answer, namespace)
+    card = read_card("01_convolution_arithmetic")
+    results = run_checks("01_convolution_arithmetic", namespace, PUBLIC_SEED, ["output_size"])
+    exercise = next(entry for entry in card["exercises"] if entry["name"] == "output_size")
+    said = iter(exercise_panel(exercise, results, failures=1).text.splitlines())
+    missing = [line for line in panel.splitlines() if line.strip() != "…" and line not in said]  # in this order
+    assert missing == []
+
+
 def test_ci_runs_exactly_the_suite():
     commands = [line for line in text(".ci/run").splitlines() if line and not line.startswith("#")]
     assert commands[0] == "set -euo pipefail"
