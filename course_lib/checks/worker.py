@@ -42,11 +42,19 @@ class _ForbidMode(TorchDispatchMode):
         return False  # nothing is compiled here, and the guard against it would import torch._dynamo: 4 seconds
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.split("::")[-1]
+        name = operator_name(func, args)
         if any(word in name for word in self.words):
             self.seen = name
             raise ForbiddenOperator(name)
         return func(*args, **(kwargs or {}))
+
+
+def operator_name(func: Any, args: tuple) -> str:
+    """Such as "im2col". What PyTorch runs as `convolution` with `transposed` set is "convolution_transposed", so that a check can forbid
+    that one alone, or both by "convolution"."""
+    name = func._schema.name.split("::")[-1]
+    transposed = any(a.name == "transposed" and value for a, value in zip(func._schema.arguments, args))
+    return name + "_transposed" if transposed else name
 
 
 def _exempt(function: Any) -> Any:
