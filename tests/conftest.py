@@ -66,19 +66,30 @@ _kernels = itertools.count()
 
 
 def _kernel_manager(**settings):
-    """A jupyter_client KernelManager over sockets in the file system, each kernel's in a place of its own, whatever folder it runs in."""
+    """The KernelManager that nbval starts kernels with, corrected in two things.
+
+    Over TCP, ipykernel warns that anybody on the machine can listen: where there are sockets in the file system it uses those, each kernel's
+    in a place of its own, whatever folder it runs in. And nbval opens a file for what the kernel says on its standard error and never closes
+    it, for which the garbage collector would blame whatever test runs at that time.
+    """
     from jupyter_client.manager import KernelManager
 
-    home = Path(os.environ["IPYTHONDIR"]).parent
-    return KernelManager(transport="ipc", ip=str(home / f"kernel-{os.getpid()}-{next(_kernels)}"), **settings)
+    class Manager(KernelManager):
+        def start_kernel(self, *, stderr=None, **kwargs):
+            if stderr is not None:
+                stderr.close()
+            return super().start_kernel(stderr=subprocess.DEVNULL, **kwargs)
+
+    if os.name == "posix":
+        home = Path(os.environ["IPYTHONDIR"]).parent
+        settings |= {"transport": "ipc", "ip": str(home / f"kernel-{os.getpid()}-{next(_kernels)}")}
+    return Manager(**settings)
 
 
 def pytest_configure(config):
-    """Over TCP, ipykernel warns that anybody on this machine can listen; so nbval's kernels use sockets in the file system where they can."""
-    if os.name == "posix":
-        import nbval.kernel
+    import nbval.kernel
 
-        nbval.kernel.KernelManager = _kernel_manager
+    nbval.kernel.KernelManager = _kernel_manager
 
 
 def is_notebook(nodeid: str) -> bool:
