@@ -22,7 +22,7 @@ class Forger:
     def __init__(self, *replies):
         self.replies = list(replies)
 
-    def start(self, seconds):
+    def start(self, seconds, fresh=False):
         pass
 
     def __call__(self, request):
@@ -93,7 +93,7 @@ FORGED = {
     "an error with classes of numbers": pack({"error": {"type": "E", "bases": [1], "message": "", "line": None}}, []),
     "missing a number": pack({"missing": 3}, []),
     "forty axes": ok({"tensor": 0}, [torch.ones([1] * 40)]),
-    "an unsigned tensor": ok({"tensor": 0}, [torch.ones(1, dtype=torch.uint16)]),
+    "a tensor of eighths": ok({"tensor": 0}, [torch.ones(1).to(torch.float8_e4m3fn)]),
 }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_a_proxy_for_an_absurd_handle_is_a_wrong_answer():
 
 def test_our_side_starts_each_check_afresh_even_when_no_worker_is_left():
     class Dead(Forger):
-        def start(self, seconds):
+        def start(self, seconds, fresh=False):
             raise outcomes.OutOfLimits("time", "over")
 
     dead = Dead()

@@ -124,7 +124,7 @@ def _run_once(check: Check, session: Session, seed: int, channel: Channel | None
     session.forget()
     try:
         if channel is not None:
-            channel.start(check.seconds)
+            channel.start(check.seconds, fresh=bool(substitute))
         session.begin(int(np.random.default_rng([seed, stream]).integers(2**31)), substitute, check.forbid)
         check.function(**injected)
         result.outcome, result.earned = outcomes.PASSED, check.points

@@ -255,7 +255,7 @@ class _Connect(torch.autograd.Function):
 class Channel(Protocol):
     """Carries a request to a worker and its reply back, under a time limit; either may raise `OutOfLimits`."""
 
-    def start(self, seconds: float) -> None: ...
+    def start(self, seconds: float, fresh: bool = False) -> None: ...
 
     def __call__(self, request: bytes) -> bytes: ...
 
@@ -267,8 +267,8 @@ class LocalChannel:
         self.worker = worker
         self.seconds_left = math.inf  # of the student's own time
 
-    def start(self, seconds: float) -> None:
-        """A check begins: its student's code has this many seconds."""
+    def start(self, seconds: float, fresh: bool = False) -> None:
+        """A check begins: its student's code has this many seconds. `fresh` asks for a new process, which a kernel cannot give."""
         self.seconds_left = seconds
 
     def __call__(self, request: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import secrets
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from course_lib.staff.labs import LabSource
 PICTURE_SIDE = 64  # pictures in results are thinned out to this many rows and columns
 MAX_WORDS = 2000  # characters of any text in a result
 MIN_SECRET = 16  # bytes
+MARK_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Times:
     cells: float = 60.0  # all cells that are no exercises; after that only their definitions run
     total: float = 300.0  # a submission with all its replays
     patience: float = 2.0  # a check's own seconds are multiplied by it
-    replays: int = 20  # fresh forks after a call that ended or hung the session
+    replays: int = 60  # fresh forks: after a failed exercise, for a substitute, and after a call that ended or hung the session
 
 
 @dataclass
@@ -114,14 +116,19 @@ def grade_submission(
         notebook = reading.read(path, lab, root)
     except Unreadable as error:
         return could_not_be_read(lab, str(error), time.monotonic() - started)
+    except Exception as error:  # a file that we did not think of is one student's, and must not stop the others
+        return could_not_be_read(lab, f"reading it failed with {type(error).__name__}: {error}", time.monotonic() - started)
     channel = SandboxChannel(sandbox, lab, notebook, times, started + times.total)
     session = Session(channel)
     results = list(done or [])
     for check in lab.checks[len(results) :]:
+        if results and results[-1].exercise != check.exercise:
+            channel.next_exercise()
         tell({"check": check.name})
         result = run_check(check, session, seed, channel)
         if channel.fault is not None:  # a fault of ours never counts against a student
             raise channel.fault
+        channel.failed |= result.outcome not in (outcomes.PASSED, outcomes.NOT_ATTEMPTED)
         result = _settled(result, channel)
         results.append(result)
         tell({"result": result_to_dict(result)})
@@ -171,21 +178,31 @@ class SandboxChannel:
     """Carries the messages of a `Session` to a child in which the submission's cells have run.
 
     A child that ended, hung, or sent what it was not asked for is gone for good: the check under way fails, and the next one finds a fresh
-    child in which the same cells have run again.
+    child in which the same cells have run again. An exercise that failed leaves nothing behind either: the next one gets a fresh child, and
+    so does a check that runs again with a substitute.
     """
 
     def __init__(self, sandbox: Sandbox, lab: LabSource, notebook: Submission, times: Times, deadline: float) -> None:
         self.sandbox, self.lab, self.notebook, self.times, self.deadline = sandbox, lab, notebook, times, deadline
         self.problems: list[str] = []
         self.fault: SandboxLost | None = None
+        self.failed = False  # whether a check has failed in the present child
         self.failed_homes: dict[str, str] = {}  # exercise -> what its own cell ended with
         self._skipped: set[int] = set()  # cells that end the process or never return
         self._forks = 0
         self._child: Child | None = None
         self._seconds_left = 0.0
 
-    def start(self, seconds: float) -> None:
-        """A check begins: its student's code has this many seconds. Brings a fresh child if there is none."""
+    def next_exercise(self) -> None:
+        """What the last exercise did to its process must not cost the next one anything."""
+        if self.failed:
+            self._child = None
+            self.failed = False
+
+    def start(self, seconds: float, fresh: bool = False) -> None:
+        """A check begins: its student's code has this many seconds. Brings a fresh child if there is none, or if one is asked for."""
+        if fresh:
+            self._child = None
         self._seconds_left = seconds * self.times.patience
         while self._child is None:
             if self._forks > self.times.replays or time.monotonic() > self.deadline:
@@ -202,13 +219,15 @@ class SandboxChannel:
             raise OutOfLimits("process", "Your code had ended its process before.")
         began = time.monotonic()
         try:
-            answer = self._child.request(b"W" + request, max(0.01, min(self._seconds_left, self.deadline - began)))
+            # The worker repeats these random bytes: what was written into the channel beforehand is no answer.
+            mark = b"W" + secrets.token_bytes(MARK_BYTES)
+            answer = self._child.request(mark + request, max(0.01, min(self._seconds_left, self.deadline - began)))
         except ChildEnded as error:
             raise self._lost(error) from None
         self._seconds_left -= time.monotonic() - began
-        if answer[:1] != b"W":
+        if not answer.startswith(mark):
             raise self._lost(ChildEnded("noise"))
-        return answer[1:]
+        return answer[len(mark) :]
 
     def _lost(self, error: ChildEnded) -> OutOfLimits:
         self._child = None

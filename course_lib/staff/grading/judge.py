@@ -10,6 +10,7 @@ it is found. If it dies or stalls, the check under way has failed, and a new one
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import resource
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.cli import CommandError
-from course_lib.staff.sources import REPO
+from course_lib.staff.grading.sandbox import Limits, Sandbox, SandboxLost, SandboxMissing
+from course_lib.staff.sources import REPO, Cell, read_cells, topic_path
 
 OWN_SECONDS = 60.0  # without a sign of life: the judge tells when it waits for the sandbox, so this is work of its own
 START_SECONDS = 300.0
@@ -44,6 +46,7 @@ class Grader:
         root: folder of the course with its `solutions`.
         submissions: folder that submissions have to be in (no symbolic links on the way), or None.
         unsafe: without a sandbox; for trying things out with code of one's own.
+        own_seconds: how long the judge may be silent before it counts as stalled.
         limits, times: fields of `sandbox.Limits` and `grade.Times` that differ from the default.
     Raises on entering: SandboxMissing, GraderFault.
     """
@@ -56,6 +59,7 @@ class Grader:
         root: Path = REPO,
         submissions: Path | None = None,
         unsafe: bool = False,
+        own_seconds: float = OWN_SECONDS,
         limits: dict[str, int] | None = None,
         times: dict[str, float] | None = None,
     ) -> None:
@@ -63,7 +67,9 @@ class Grader:
             "secret": secret.hex(), "topics": list(topics), "root": str(Path(root).resolve()), "unsafe": unsafe,
             "submissions": None if submissions is None else os.path.abspath(submissions), "limits": limits or {}, "times": times or {},
         }  # fmt: skip
+        self.own_seconds = own_seconds
         self.layers: list[dict] = []
+        self._stalled = False
         self._process: subprocess.Popen | None = None
         self._buffer = bytearray()
 
@@ -87,7 +93,7 @@ class Grader:
             if self._process is None:
                 self._start()
             self._say({"grade": os.fspath(path), "topic": topic, "done": done, "give_up": lost > MAX_LOST, "used": time.monotonic() - started})
-            while (event := self._heard(OWN_SECONDS)) is not None:
+            while (event := self._heard(self.own_seconds)) is not None:
                 if "check" in event:
                     current = event["check"]
                 elif "result" in event:
@@ -123,8 +129,6 @@ class Grader:
         if event is None or "layers" not in event:
             self._stop()
             if event is not None and "missing" in event:
-                from course_lib.staff.grading.sandbox import SandboxMissing
-
                 raise SandboxMissing(event["missing"])
             raise GraderFault(event["fault"] if event else "the judge does not start")
         self.layers = event["layers"]
@@ -141,8 +145,6 @@ class Grader:
         self._process.stdout.close()
         self._process = None
         self._stalled = False
-
-    _stalled = False
 
     def _say(self, message: dict) -> None:
         try:
@@ -171,20 +173,20 @@ class Grader:
 # ---- the judge -----------------------------------------------------------------------------------------------------------------------------
 
 
-def lab_modules(lab: Any) -> tuple[str, ...]:
+def lab_modules(cells: list[Cell]) -> tuple[str, ...]:
     """What the setup cells of a lab import, and what its optimisers would import at their first use."""
-    import ast
-
     names: list[str] = []
-    for cell in lab.of_kind("setup"):
+    for cell in cells:
+        if cell.kind != "setup":
+            continue
         for node in ast.walk(ast.parse(cell.script)):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    if any("optim" in cell.source for cell in lab.cells):
+    if any("optim" in cell.source for cell in cells):
         names.append("torch._dynamo")
-    return tuple(dict.fromkeys(name for name in names if name.split(".")[0] != "course_lib" or "staff" not in name))
+    return tuple(dict.fromkeys(names))
 
 
 def main() -> None:
@@ -208,19 +210,27 @@ def main() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
 
-    from course_lib.staff.grading.grade import Times, could_not_be_read, grade_submission, private_seed, stopped_result
-    from course_lib.staff.grading.sandbox import Limits, Sandbox, SandboxLost, SandboxMissing
-    from course_lib.staff.labs import load
-    from course_lib.checks.outcomes import Result
-
     root, secret = Path(settings["root"]), bytes.fromhex(settings["secret"])
     submissions = None if settings["submissions"] is None else Path(settings["submissions"])
     try:
-        modules = tuple(dict.fromkeys(name for topic in settings["topics"] for name in lab_modules(load(topic, root))))
+        modules = tuple(dict.fromkeys(name for topic in settings["topics"] for name in lab_modules(read_cells(topic_path(topic, root)))))
         hide = (REPO, root, *([submissions] if submissions else []))
         sandbox = Sandbox(modules, Limits(**settings["limits"]), hide, settings["unsafe"])
         sandbox.alive = alive
-        sandbox.start()
+        sandbox.launch()
+    except SandboxMissing as error:
+        return tell({"missing": str(error)})
+    except (ValueError, TypeError, CommandError) as error:
+        return tell({"fault": str(error)})
+
+    # Torch is imported here while the warm parent does the same.
+    from course_lib.staff.grading.grade import Times, could_not_be_read, grade_submission, private_seed, stopped_result
+    from course_lib.staff.labs import load
+    from course_lib.checks.outcomes import Result
+
+    try:
+        private_seed(secret, "")
+        sandbox.wait()
     except SandboxMissing as error:
         return tell({"missing": str(error)})
     except (ValueError, CommandError) as error:
@@ -238,7 +248,7 @@ def main() -> None:
                 if order["give_up"] and not done:
                     graded = could_not_be_read(lab, "the grader fell when it looked at it")
                 else:
-                    times = Times(**{"replays": 20, **settings["times"]})
+                    times = Times(**settings["times"])
                     if order["give_up"]:
                         times = Times(**{**asdict(times), "total": 0.0})
                     elif done:

@@ -29,6 +29,7 @@ import time
 import confine
 
 MAX_FRAME = 128 * 2**20
+MARK = 9  # bytes before a message for the worker, which its answer repeats
 CHANNEL = 3  # the child's only descriptor beyond the three standard ones
 SHELL: list = []  # the one shell, made in the warm parent
 
@@ -311,7 +312,7 @@ class Child:
         send(self.connection, b"L" + json.dumps({"uid": os.getuid(), "pid": os.getpid(), "filtered": self.filtered}).encode())
         while (message := receive(self.connection)) is not None:
             if message[:1] == b"W":
-                send(self.connection, b"W" + self.worker.handle(message[1:]))
+                send(self.connection, message[:MARK] + self.worker.handle(message[MARK:]))
                 continue
             order = json.loads(message[1:])
             try:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Callable
 
 import course_lib
-from course_lib.checks.codec import MAX_MESSAGE
 from course_lib.cli import CommandError
 from course_lib.staff.sources import REPO
 
@@ -41,6 +40,7 @@ WARM_MODULES = (
 )  # fmt: skip
 START_SECONDS = 180.0  # importing torch from a cold disk
 CONTROL_SECONDS = 60.0  # a fork or a kill on a machine that is busy
+MAX_REPLY = 116 * 2**20  # bytes; a worker's longest message (course_lib.checks.codec) and a little more
 TICK = 0.25  # seconds between two looks at the memory of a child that is working
 FIRST_UID, NUMBER_OF_UIDS = 61184, 4000  # systemd keeps these numbers for users without an account
 
@@ -127,12 +127,24 @@ class Sandbox:
 
     def start(self) -> None:
         """Start the parent and test the sandbox from inside. Raises SandboxMissing."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the parent, which takes seconds for its imports, and return at once; `wait` has to follow."""
         program = None if self.unsafe else _bubblewrap()
         self._stage = Path(tempfile.mkdtemp(prefix="course-sandbox-"))
         self._stage.chmod(0o755)  # it holds nothing that the whole course does not get
         try:
             _copy_student_part(self._stage)
             self._launch(program)
+        except BaseException:
+            self.close()
+            raise
+
+    def wait(self) -> None:
+        """Wait for the parent, then test the sandbox from inside. Raises SandboxMissing."""
+        try:
             ready = self._heard(START_SECONDS)
             if ready.get("threads") != 1:
                 raise SandboxMissing(f"the warm parent has {ready.get('threads')} threads; a fork needs one")
@@ -358,7 +370,7 @@ class Child:
             raise ChildEnded("noise" if unasked else "ended")
         try:
             self._send(struct.pack("<Q", len(content)) + content, deadline)
-            return _receive(self.socket, deadline, self._look, MAX_MESSAGE + 1024)
+            return _receive(self.socket, deadline, self._look, MAX_REPLY)
         except OSError:
             raise ChildEnded("ended") from None
 

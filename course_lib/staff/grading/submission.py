@@ -135,12 +135,13 @@ def _bytes(path: Path, root: Path | None) -> bytes:
     except (OSError, ValueError) as error:
         link = os.path.islink(path)
         raise Unreadable("it is a symbolic link; hand in the file itself" if link else f"it cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
-        if status.st_size > MAX_FILE:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
+        os.close(descriptor)
+        if stat.S_ISREG(status.st_mode):
             raise Unreadable(f"it has {status.st_size / 2**20:,.0f} MB, more than {MAX_FILE // 2**20}")
+        raise Unreadable("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    with os.fdopen(descriptor, "rb") as stream:
         data = stream.read(MAX_FILE + 1)
     if not data.strip():
         raise Unreadable("it is empty")
