@@ -121,10 +121,7 @@ class _Comparison:
 
 
 def _compare(got: Any, expected: Any, how: _Comparison, where: str) -> None:
-    if isinstance(expected, np.generic):
-        expected = expected.item()
-    if isinstance(expected, tuple):  # a torch.Size, a named tuple: arrive as plain ones
-        expected = tuple(expected)
+    got, expected = _plain(got), _plain(expected)
     if isinstance(expected, Tensor):
         return _compare_tensor(got, expected, how, where)
     if isinstance(expected, np.ndarray):
@@ -139,6 +136,13 @@ def _compare(got: Any, expected: Any, how: _Comparison, where: str) -> None:
         raise how.wrong(where, f"This should be {_kind(expected)}, but is {_kind(got)}.", describe(expected), describe(got))
     if got != expected:
         raise how.wrong(where, "The values differ.", describe(expected), describe(got))
+
+
+def _plain(value: Any) -> Any:
+    """Scalars of numpy and tuples such as torch.Size as answers arrive: plain. A check may also compute with an answer before it compares."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(value) if isinstance(value, tuple) else value
 
 
 def _compare_number(got: Any, expected: Any, how: _Comparison, where: str) -> None:

@@ -24,8 +24,9 @@ from course_lib.checks.outcomes import (
     StudentError,
     Wrong,
 )
-from course_lib.checks.runtime import set_current_seed
+from course_lib.checks.runtime import current_seed, set_current_seed
 from course_lib.checks.session import Channel, Session, local_session
+from course_lib.checks.surroundings import seed_random
 
 PUBLIC_SEED = 20  # the seed of every student's own kernel; graders use private ones
 CARDS = Path(__file__).parent.parent / "cards"
@@ -117,6 +118,7 @@ def _run_once(check: Check, session: Session, seed: int, channel: Channel | None
     stream = zlib.crc32(f"{check.exercise}/{check.name}".encode())
     result = Result(check.name, check.exercise, check.points, 0.0, outcomes.WRONG, doc=check.doc)
     set_current_seed(int(np.random.default_rng([seed, stream, 1]).integers(2**31)))
+    seed_random(current_seed())  # what an oracle draws by itself, the weights of a layer for instance
     injected = {
         name: np.random.default_rng([seed, stream, 2]) if name == "rng" else session.named(name)
         for name in inspect.signature(check.function).parameters

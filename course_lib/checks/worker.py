@@ -13,15 +13,14 @@ import inspect
 import itertools
 import json
 import linecache
-import random
 from typing import Any, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from course_lib.checks.codec import CodecError, Encoder, HandleRef, Named, decode, pack, type_name, unpack
+from course_lib.checks.surroundings import random_states, restore_surroundings, same_random_states, seed_random, surroundings
 
 MAX_ITERATION = 10_000  # items fetched from an iterator that a check walks through
 MAX_MESSAGE = 2_000  # characters kept of an exception's message
@@ -68,21 +67,6 @@ def _exempt(function: Any) -> Any:
     return call
 
 
-def random_states() -> tuple:
-    """The states of the three global random generators a call could draw from."""
-    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
-
-
-def restore_random_states(states: tuple) -> None:
-    torch.random.set_rng_state(states[0])
-    np.random.set_state(states[1])
-    random.setstate(states[2])
-
-
-def _same_random_states(a: tuple, b: tuple) -> bool:
-    return torch.equal(a[0], b[0]) and np.array_equal(a[1][1], b[1][1]) and a[1][2:] == b[1][2:] and a[2] == b[2]
-
-
 def vector_jacobian(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> tuple[Tensor | None, ...]:
     """One gradient an input, None where no output depends on it. The graph is kept.
 
@@ -110,6 +94,7 @@ class Worker:
         self.student = student
         self.setup = setup
         self._replaced: dict[str, Any] = {}
+        self._surroundings = surroundings()
         self._reset()
 
     def _reset(self) -> None:
@@ -126,11 +111,10 @@ class Worker:
         return getattr(self, f"_on_{message['op']}")(message, tensors)
 
     def _on_begin(self, message: dict, tensors: list[Tensor]) -> bytes:
-        """A new check: forget handles, seed the global generators, put substitutes in place."""
+        """A new check: forget handles and what the last one left changed, seed the global generators, put substitutes in place."""
         self._reset()
-        torch.manual_seed(message["seed"])
-        np.random.seed(message["seed"] % 2**32)
-        random.seed(message["seed"])
+        restore_surroundings(self._surroundings)
+        seed_random(message["seed"])
         self.end_substitution()
         for name, substitute in message["substitute"].items():
             self._replaced[name] = self.student.get(name, self._replaced)  # itself marks "was not there"
@@ -170,21 +154,31 @@ class Worker:
                 if seen := getattr(mode, "seen", None):
                     return pack({"forbidden": seen}, [])
                 return pack({"error": self._describe_error(error)}, [])
-        reply: dict[str, Any] = {}
         if seen := getattr(mode, "seen", None):  # the student's code caught the refusal and went on
             return pack({"forbidden": seen}, [])
-        after = self._values([*args, *kwargs.values()])
-        names = self._argument_names(function, len(args), list(kwargs))
-        reply["changed"] = [name for name, a, b in zip(names, before, after) if a != b]
-        reply["global_random"] = states is not None and not _same_random_states(states, random_states())
-        encoder = Encoder(self._make_handle)
         try:
-            reply["ok"] = encoder.encode(result)
-            reply["generators"] = [encoder.encode(generator) for generator in generators]
+            return self._answer(result, args, kwargs, function, before, states, generators, leaves)
+        except KeyboardInterrupt:
+            raise
         except CodecError as error:
             return pack({"unsendable": str(error)}, [])
-        except Exception as error:  # a hostile object: its own methods ran while we looked at it
-            return pack({"unsendable": f"looking at it raised {type(error).__name__}"}, [])
+        except BaseException as error:  # a hostile object: its own methods ran while we looked at it
+            return pack({"unsendable": f"looking at it raised {type_name(type(error))}"}, [])
+
+    def _answer(
+        self, result: Any, args: list, kwargs: dict, function: Any, before: list[bytes], states: tuple | None, generators: list, leaves: list[Tensor]
+    ) -> bytes:
+        """What a call returned and what it did on the way, as a reply."""
+        after = self._values([*args, *kwargs.values()])
+        changed = [i for i, (a, b) in enumerate(zip(before, after)) if a != b]
+        names = self._argument_names(function, len(args), list(kwargs)) if changed else []
+        encoder = Encoder(self._make_handle)
+        reply: dict[str, Any] = {
+            "changed": [names[i] for i in changed],
+            "global_random": states is not None and not same_random_states(states, random_states()),
+            "ok": encoder.encode(result),
+            "generators": [encoder.encode(generator) for generator in generators],
+        }
         if leaves:
             tracked = [i for i, t in enumerate(encoder.originals) if t is not None and t.requires_grad]
             if tracked:
@@ -213,9 +207,11 @@ class Worker:
         try:
             encoder = Encoder(self._make_handle)
             return pack({"ok": encoder.encode(compute())}, encoder.tensors)
+        except KeyboardInterrupt:
+            raise
         except CodecError as error:
             return pack({"unsendable": str(error)}, [])
-        except Exception as error:
+        except BaseException as error:
             return pack({"error": self._describe_error(error)}, [])
 
     def _resolve(self, ref: HandleRef | Named) -> Any:
@@ -240,7 +236,7 @@ class Worker:
                 continue
             try:
                 values.append(json.dumps(encoder.encode(argument)).encode() + pack({}, encoder.tensors))
-            except Exception:  # what arrived could be encoded, so it was changed into something that cannot
+            except CodecError:  # what arrived could be encoded, so it was changed into something that cannot
                 values.append(b"changed")
         return values
 
@@ -248,7 +244,7 @@ class Worker:
     def _argument_names(function: Any, positional: int, keywords: list[str]) -> list[str]:
         try:
             parameters = list(inspect.signature(function).parameters)
-        except (TypeError, ValueError):
+        except Exception:  # a built-in function has none, and a hostile object may do anything
             parameters = []
         names = parameters[:positional] + [f"argument {i + 1}" for i in range(len(parameters), positional)]
         return names + keywords
@@ -256,16 +252,27 @@ class Worker:
     def _describe_error(self, error: BaseException) -> dict:
         """Type and message, and the last line of the student's own code on the way there."""
         line = None
+        ours = self._setup_codes()  # setup cells share the namespace, and are nothing that a student wrote
         for frame, number in self._frames(error):
-            if frame.f_globals is self.student and "site-packages" not in frame.f_code.co_filename:
+            if frame.f_globals is self.student and frame.f_code not in ours and "site-packages" not in frame.f_code.co_filename:
                 text = linecache.getline(frame.f_code.co_filename, number, frame.f_globals).strip()
                 line = {"function": frame.f_code.co_name, "number": number, "text": text}
         try:
-            text = str(error)
-        except Exception:
+            text = str.__str__(str(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             text = "(its message could not be read)"
         bases = [type_name(kind) for kind in type(error).__mro__ if kind not in (object, BaseException)] or ["BaseException"]
         return {"type": bases[0], "bases": bases, "message": text[:MAX_MESSAGE], "line": line}
+
+    def _setup_codes(self) -> set:
+        """The code of functions and methods of the setup cells."""
+        functions = [value for value in self.setup.values() if inspect.isfunction(value)]
+        for value in self.setup.values():
+            if isinstance(value, type):
+                functions += [method for method in vars(value).values() if inspect.isfunction(method)]
+        return {function.__code__ for function in functions}
 
     @staticmethod
     def _frames(error: BaseException) -> Iterator[tuple[Any, int]]:
