@@ -24,14 +24,18 @@ def there_and_back(value):
     return decode(received["value"], tensors, lambda handle: handle)
 
 
-def student(source: str, **names) -> dict:
-    """The namespace of a student who ran `source` as one cell; its lines can be shown, as those of a notebook can."""
+def cell(source: str, namespace: dict) -> dict:
+    """Runs `source` in a namespace as a notebook runs a cell: its lines can be shown afterwards."""
     filename = f"<cell {next(_cells)}>"
     source = textwrap.dedent(source).strip("\n") + "\n"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace = {"__name__": "__main__", **names}
-    exec(compile(source, filename, "exec"), namespace)
+    exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     return namespace
+
+
+def student(source: str, **names) -> dict:
+    """The namespace of a student who ran `source` as one cell."""
+    return cell(source, {"__name__": "__main__", **names})
 
 
 def run(function, namespace, setup=None, *, seed=20, **options):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import __future__
+import ast
+import copy
+import hashlib
 import json
 import linecache
+import math
 import sys
 from pathlib import Path
 from typing import Any, Callable
+
+import numpy as np
+from torch import Tensor
 
 from course_lib.checks import outcomes, render
 from course_lib.checks.outcomes import Result
 from course_lib.checks.runner import PUBLIC_SEED, Check, bound_names, collect, name_mistakes, read_card, run_check
 from course_lib.checks.session import local_session
+
+FUTURE = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+_sealed: dict[str, tuple[dict, dict, dict]] = {}  # by topic: a namespace, what its setup cells made, and our own copy of that
 
 
 class Lab:
@@ -25,7 +36,8 @@ class Lab:
     def __init__(self, topic: str, folder: str | Path = ".") -> None:
         self.topic = topic
         self._store = Path(folder) / f".{topic}.progress.json"
-        self._setup: dict[str, Any] = {}
+        self._setup: dict[str, Any] = {}  # names of the setup cells, for the student's side
+        self._ours: dict[str, Any] = {}  # the same for ours: copies that no student code reaches
         self._student: dict[str, Any] = {}
         self._cells: dict[str, dict[str, Check]] = {}  # checks of a cell by its file name, collected once
         self._results: dict[str, dict[str, Result]] = {}
@@ -35,11 +47,22 @@ class Lab:
     # --- lines that the build adds ------------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """Last line of a setup cell: the names it made are what checks see, whatever is redefined later."""
+        """Last line of a setup cell: the names it made are what checks see, whatever is redefined or changed later."""
         frame = sys._getframe(1)
         self._student = frame.f_globals
-        source = "".join(linecache.getlines(frame.f_code.co_filename, frame.f_globals))
-        self._setup |= {name: self._student[name] for name in bound_names(source) if name in self._student}
+        filename = frame.f_code.co_filename
+        source = "".join(linecache.getlines(filename, frame.f_globals))
+        made = {name: self._student[name] for name in bound_names(source) if name in self._student}
+        known = _sealed.get(self.topic)
+        if known is None or known[0] is not self._student:
+            known = _sealed[self.topic] = (self._student, {}, {"__name__": self._student["__name__"]})
+        _, self._setup, self._ours = known  # also of other setup cells, when only this one is run again
+        self._setup |= made
+        self._ours |= {name: _copied(value) for name, value in made.items()}
+        # Functions and classes once more, with our copies as their globals: a student may give `F` another meaning.
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        definitions = ast.Module([node for node in ast.parse(source).body if isinstance(node, kinds)], [])
+        exec(compile(definitions, filename, "exec", frame.f_code.co_flags & FUTURE, dont_inherit=True), self._ours)
 
     def points(self, exercise: str) -> float:
         """Last line of a check cell: shows how the exercise stands and returns its points."""
@@ -126,27 +149,47 @@ class Lab:
         filename = function.__code__.co_filename
         if filename not in self._cells:
             source = "".join(linecache.getlines(filename, function.__globals__))
-            self._cells[filename] = {c.name: c for c in collect(source, filename, self._setup)}
+            self._cells[filename] = {c.name: c for c in collect(source, filename, self._ours)}
         return self._cells[filename][function.__name__]
 
     def _load(self) -> dict:
         try:
-            return json.loads(self._store.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or not readable: then there is no earlier progress to show
+            stored = json.loads(self._store.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # none yet, or not readable: then there is no earlier progress to show
             return {}
+        return {name: entry for name, entry in stored.items() if _sound(entry)} if isinstance(stored, dict) else {}
 
     def _remember(self, exercise: str, results: list[Result]) -> dict:
         """Progress on disk. A failure counts once per different answer, so that running a cell twice costs no hint."""
         stored = self._load()
-        entry = stored.get(exercise, {"failures": 0, "last": None})
+        seen = stored.get(exercise, {}).get("seen", [])
         outcome = render.overall(results)
-        last = "|".join(f"{r.name}:{r.outcome}:{','.join(r.transcript)}" for r in results)
-        if outcome not in (outcomes.PASSED, outcomes.NOT_ATTEMPTED) and last != entry["last"]:
-            entry["failures"] += 1
-        entry = {**entry, "last": last, "earned": sum(r.earned for r in results), "outcome": outcome}
+        answer = "|".join(f"{r.name}:{r.outcome}:{','.join(r.transcript)}" for r in results)
+        answer = hashlib.blake2s(answer.encode(), digest_size=6).hexdigest()
+        if outcome not in (outcomes.PASSED, outcomes.NOT_ATTEMPTED) and answer not in seen:
+            seen = [*seen, answer]
+        entry = {"failures": len(seen), "seen": seen, "earned": sum(r.earned for r in results), "outcome": outcome}
         stored[exercise] = entry
         try:
             self._store.write_text(json.dumps(stored, indent=1), encoding="utf-8")
         except OSError:  # a read-only folder: progress then lasts as long as the kernel
             pass
         return entry
+
+
+def _copied(value: Any) -> Any:
+    """Data of a setup cell, out of the reach of code that changes it in place; anything else as it is."""
+    if type(value) not in (Tensor, np.ndarray, list, tuple, dict, set):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # it holds something that cannot be copied
+        return value
+
+
+def _sound(entry: Any) -> bool:
+    """Whether an entry of the progress file is what `_remember` writes."""
+    if not isinstance(entry, dict) or entry.get("outcome") not in outcomes.OUTCOMES:
+        return False
+    earned, seen = entry.get("earned"), entry.get("seen")
+    return type(earned) in (int, float) and math.isfinite(earned) and isinstance(seen, list) and all(isinstance(s, str) for s in seen)

@@ -24,7 +24,7 @@ class Wrong(CheckEnded):
         case: the case in words, such as "stride 2, padding 1".
         problem: one or more sentences that say what is wrong and what to look at.
         expected, got: descriptions of both values, shown under each other.
-        pictures: (expected, got) as 2-D arrays, where a picture tells more.
+        pictures: (got, expected) as 2-D arrays, where a picture tells more.
     """
 
     def __init__(self, case: str, problem: str, expected: str | None = None, got: str | None = None, pictures: Any = None) -> None:

@@ -196,9 +196,10 @@ def _picture(got: Any, expected: Any) -> tuple[str, str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    difference = (got - expected).abs()
+    difference = (got - expected).abs().masked_fill((got == expected) | (got.isnan() & expected.isnan()), 0.0)
     figure = Figure(figsize=(7.5, 2.6), layout="constrained")
-    low, high = float(expected.nan_to_num().min()), float(expected.nan_to_num().max())
+    finite = expected[expected.isfinite()]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     for axes, (title, values, limits, colours) in zip(
         figure.subplots(1, 3),
         [

@@ -152,7 +152,7 @@ def _run_once(check: Check, session: Session, seed: int, channel: Channel | None
 
 
 def _unusable(error: Exception, session: Session) -> str:
-    if session.last_answer is None:
+    if session.last_answer is None or isinstance(error, (NameError, ImportError)):  # no answer causes these
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"The check itself failed ({type(error).__name__}: {error}, line {place.lineno}); this is not your fault, please report it."
     return f"The check could not use what your code returned, {session.last_answer}: {error}."
