@@ -22,3 +22,8 @@ c.GenerateAssignment.preprocessors = [
     "nbgrader.preprocessors.SaveCells",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
+
+# The late policy, in one number: percent of the points earned that each day begun after the due date costs. 0 shows who was late and takes
+# nothing off. `course report` brings marks up to a changed number.
+c.LatePolicy.percent_a_day = 0.0
+c.AssignLatePenalties.plugin_class = "course_lib.staff.marking.late.LatePolicy"  # what reads it, in nbgrader's own autograder too
