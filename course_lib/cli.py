@@ -51,7 +51,38 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("topic", metavar="TOPIC")
     measure.add_argument("--name", help="only this measurement")
     measure.set_defaults(run=_measure)
+    _add_marking(commands)
     return parser
+
+
+def _add_marking(commands) -> None:
+    words = "Grade all submissions of a lab in a sandbox: gradebook, marks.csv, a page a student, a report of the class."
+    grade = commands.add_parser("grade", help="staff: grade submissions", description=words)
+    grade.add_argument("submissions", metavar="SUBMISSIONS", help="folder with STUDENT/LAB/notebook.ipynb, as nbgrader collects them")
+    grade.add_argument("--lab", required=True, metavar="LAB", help="such as 01_convolution_arithmetic")
+    grade.add_argument("--out", metavar="DIR", help="where marks go (default: the folder above SUBMISSIONS)")
+    grade.add_argument("--db", metavar="URL", help="the gradebook, as an SQLAlchemy URL (default: gradebook.db in DIR)")
+    grade.add_argument("--secret", metavar="FILE", help="the course's secret, made where there is none (default: course.secret in DIR)")
+    grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
+    grade.add_argument("--cluster", metavar="tcp://…", help="hand the submissions to the workers of this Dask scheduler")
+    grade.add_argument("--unsafe-no-sandbox", action="store_true", help="run submissions with your own rights; for trying things out with code of yours")
+    grade.set_defaults(run=_grade)
+
+    words = "Write marks.csv, feedback and class report once more, with the marks that were given by hand since."
+    report = commands.add_parser("report", help="staff: marks and pages after grading by hand", description=words)
+    report.add_argument("--lab", required=True, metavar="LAB")
+    report.add_argument("--out", default=".", metavar="DIR", help="the folder that `course grade` wrote to (default: this one)")
+    report.add_argument("--db", metavar="URL", help="the gradebook (default: gradebook.db in DIR)")
+    report.set_defaults(run=_report)
+
+    words = "Make the folder that students get of a lab, and note its due date in the gradebook."
+    release = commands.add_parser("release", help="staff: make what students get", description=words)
+    release.add_argument("lab", metavar="LAB")
+    release.add_argument("folder", metavar="DIR", help="a new or empty folder")
+    release.add_argument("--due", metavar="TIME", help="such as '2026-10-09 18:00 Europe/Berlin'; UTC where no zone is given")
+    release.add_argument("--out", metavar="DIR", help="where the gradebook is or will be (default: the folder above DIR)")
+    release.add_argument("--db", metavar="URL", help="the gradebook (default: gradebook.db there)")
+    release.set_defaults(run=_release)
 
 
 def _check(options) -> int:
@@ -81,6 +112,28 @@ def _measure(options) -> int:
     from course_lib.staff import measure
 
     measure.measure(options.topic, options.name)
+    return 0
+
+
+def _grade(options) -> int:
+    from course_lib.staff.marking.run import grade
+
+    fine = grade(options.submissions, options.lab, out=options.out, db=options.db, secret=options.secret, jobs=options.jobs,
+                 cluster=options.cluster, unsafe=options.unsafe_no_sandbox)  # fmt: skip
+    return 0 if fine else FAILED
+
+
+def _report(options) -> int:
+    from course_lib.staff.marking.run import again
+
+    again(options.lab, options.out, db=options.db)
+    return 0
+
+
+def _release(options) -> int:
+    from course_lib.staff.marking.release import release
+
+    release(options.lab, options.folder, due=options.due, out=options.out, db=options.db)
     return 0
 
 
