@@ -1,8 +1,8 @@
 """Short digests of answers, so that a wrong answer seen before can be recognised and named.
 
-A digest keeps the structure of an answer (types, shapes) and, for each tensor, two numbers: its norm and its projection
-on a fixed random direction. Both are rounded on a logarithmic scale in two ways, half a step apart, so that floating
-point noise never separates equal answers. Only answers of wrong solutions are stored, hashed: no answer can be read off.
+A digest keeps the structure of an answer (types, shapes) and, for each tensor, three numbers: its norm, its projection
+on a fixed random direction as a share of that norm, and how many values are not finite. Each is rounded in two ways, half
+a step apart, so that floating point noise never separates equal answers. Only answers of wrong solutions are stored, hashed: no answer can be read off.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def recognise(results: list[Any], mistakes: list[dict]) -> dict | None:
 def _collect(value: Any, structure: list[str], numbers: list[float]) -> None:
     if isinstance(value, np.ndarray):
         structure.append("array")
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(np.array(value, order="C"))
     if isinstance(value, Tensor):
         structure.append(f"{value.dtype}{tuple(value.shape)}")
         numbers.extend(_sketch(value.detach()))
@@ -79,10 +79,13 @@ def _collect(value: Any, structure: list[str], numbers: list[float]) -> None:
         structure.append(repr(value))
     elif isinstance(value, (int, float)):
         structure.append(type(value).__name__)
-        numbers.append(float(value) if abs(value) < 1e300 else math.inf)
-    elif isinstance(value, (list, tuple, set)):
+        numbers.append(float(value) if isinstance(value, float) or abs(value) < 1e300 else math.copysign(math.inf, value > 0 or -1))
+    elif isinstance(value, complex):
+        structure.append("complex")
+        numbers.extend([value.real, value.imag])
+    elif isinstance(value, (list, tuple, set, frozenset)):
         structure.append(f"{type(value).__name__}{len(value)}")
-        for item in sorted(value, key=repr) if isinstance(value, set) else value:
+        for item in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
             _collect(item, structure, numbers)
     elif isinstance(value, dict):
         structure.append(f"dict{len(value)}")
@@ -103,7 +106,8 @@ def _sketch(value: Tensor) -> list[float]:
     norm = flat.norm().item()
     direction = torch.randn(flat.numel(), generator=torch.Generator().manual_seed(flat.numel()), dtype=torch.float64)
     projection = (flat @ direction).item()
-    return [norm, 0.0 if abs(projection) < 1e-6 * norm else projection, float(special)]
+    # The share lies within a few units of 0, where a logarithm would blow noise up: 8 units on, its steps are even enough.
+    return [norm, 8.0 + projection / norm if 0 < norm < math.inf else 0.0, float(special)]
 
 
 def _rounded(x: float) -> str:
