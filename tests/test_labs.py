@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from mutants import listed_survivors, survivors
 
@@ -34,6 +36,11 @@ EXERCISES = [pytest.param(topic, e, id=f"{topic}-{e}") for topic in topics() for
 def run(topic, exercise, namespace, seed):
     lab = load(topic)
     return run_collected([c for c in lab.checks if c.exercise == exercise], lab.setup, namespace, seed)
+
+
+@functools.cache
+def known(topic):
+    return known_mistakes(topic)
 
 
 def failures(results):
@@ -73,9 +80,9 @@ def test_mistake_is_rejected_on_five_seeds(topic, number, cell):
 
 @pytest.mark.parametrize("topic, exercise", EXERCISES)
 def test_each_mistake_is_named_by_its_own_hint(topic, exercise):
-    lab, known = load(topic), known_mistakes(topic)
+    lab = load(topic)
     for number, cell in enumerate(lab.of_kind("mistake", exercise), 1):
-        named = name_mistakes(run(topic, exercise, lab.namespace(cell), PUBLIC_SEED), known)
+        named = name_mistakes(run(topic, exercise, lab.namespace(cell), PUBLIC_SEED), known(topic))
         hints = {r.hint for r in named if r.outcome != PASSED}
         assert hints == {cell.hint}, f"mistake {number} of {exercise} (line {cell.line}) is named {hints}"
 
