@@ -244,7 +244,7 @@ def test_progress_survives_a_restart_until_the_check_runs_again(kernel, tmp_path
     cell(CHECK, kernel)
     says(capsys)
     kernel["lab"].progress()
-    assert re.search(r"91_small: 3 of 5 points .*\n.*✓ double +3/3 +passed\n.*○ shift +0/2 +not attempted\n.*2 points", says(capsys))
+    assert re.search(r"91_small: 3 of 5 points .*\n.*✓ double +3/3 +passed +double a tensor\n.*○ shift +0/2 +not attempted +shift a list\n.*2 points", says(capsys))
     again = start(tmp_path)
     again["lab"].progress()
     assert re.search(r"✓ double +3/3 +passed \(earlier session\)", says(capsys))
@@ -253,7 +253,7 @@ def test_progress_survives_a_restart_until_the_check_runs_again(kernel, tmp_path
     cell(CHECK, again)
     says(capsys)
     again["lab"].progress()
-    assert re.search(r"91_small: 0 of 5 points .*\n.*○ double +0/3 +not attempted\n", says(capsys))
+    assert re.search(r"91_small: 0 of 5 points .*\n.*○ double +0/3 +not attempted +double a tensor\n", says(capsys))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def exercise_panel(exercise: dict, results: list[Result], failures: int) -> Pane
     earned = sum(r.earned for r in results)
     outcome = overall(results)
     head = f"{exercise['name']}: {number(earned)} of {number(exercise['points'])} points"
-    if outcome == outcomes.NOT_ATTEMPTED:
+    if all(r.outcome == outcomes.NOT_ATTEMPTED for r in results):
         todo = "Not attempted yet. Write your code in the cell above, run it, then run this one."
         return _panel(head, outcome, [], todo)
     rows = [_facts(r) for r in results]
@@ -237,7 +237,7 @@ def progress_panel(topic: str, rows: list[dict], written: list[dict]) -> Panel:
     lines = [f"{head}  [{'#' * filled}{'.' * (20 - filled)}]"]
     for r in rows:
         note = f"{word(r['outcome'])}{' (earlier session)' if r['earlier'] else ''}"
-        lines.append(f"  {MARKS[r['outcome']]} {r['name']:<28} {number(r['earned']):>4}/{number(r['points']):<4} {note}")
+        lines.append(f"  {MARKS[r['outcome']]} {r['name']:<24} {number(r['earned']):>4}/{number(r['points']):<4} {note:<14} {r['title']}")
     lines.append(f"  {closing}" if closing else "")
     body = "".join(
         f'<tr><td style="text-align:left;color:{COLOURS[r["outcome"]]}"><span aria-hidden="true">{MARKS[r["outcome"]]}</span></td>'
