@@ -133,7 +133,8 @@ def grade_submission(
         results.append(result)
         tell({"result": result_to_dict(result)})
     channel.end_child()
-    results = name_mistakes(results, mistakes_at(lab, seed))
+    failed = dict.fromkeys(r.exercise for r in results if r.outcome not in (outcomes.PASSED, outcomes.NOT_ATTEMPTED))
+    results = name_mistakes(results, [entry for exercise in failed for entry in mistakes_at(lab, exercise, seed, sandbox.alive)])
     problems = list(dict.fromkeys(notebook.problems + channel.problems))
     return SubmissionResult(
         lab.topic, results, None, [cell.source for cell in notebook.cells], notebook.written, problems, time.monotonic() - started
@@ -156,20 +157,23 @@ def _unearned(check: Check, outcome: str, message: str) -> Result:
     return Result(check.name, check.exercise, check.points, 0.0, outcome, message=message, doc=check.doc)
 
 
-_mistakes: dict[tuple[int, int], tuple[LabSource, list[dict]]] = {}
+_mistakes: dict[tuple[int, str, int], tuple[LabSource, list[dict]]] = {}
 
 
-def mistakes_at(lab: LabSource, seed: int) -> list[dict]:
-    """How each known mistake answers the checks under this seed; computed once for each lab, by our own code in this process."""
-    key = (id(lab), seed)
+def mistakes_at(lab: LabSource, exercise: str, seed: int, alive: Callable[[], None] = lambda: None) -> list[dict]:
+    """How each known mistake of an exercise answers its checks under this seed; computed once, by our own code in this process.
+
+    `alive` is called between mistakes, for whoever waits.
+    """
+    key = (id(lab), exercise, seed)
     if key not in _mistakes:
+        checks = [check for check in lab.checks if check.exercise == exercise]
         entries = []
-        for cell in lab.of_kind("mistake"):
-            checks = [check for check in lab.checks if check.exercise == cell.name]
+        for number, cell in enumerate(lab.of_kind("mistake", exercise), 1):
+            alive()
             results = run_collected(checks, lab.setup, lab.namespace(cell), seed)
             failed = {r.name: r.transcript for r in results if r.outcome != outcomes.PASSED}
-            number = 1 + sum(entry["exercise"] == cell.name for entry in entries)
-            entries.append({"id": f"{cell.name}/{number}", "exercise": cell.name, "hint": cell.hint, "checks": failed})
+            entries.append({"id": f"{exercise}/{number}", "exercise": exercise, "hint": cell.hint, "checks": failed})
         _mistakes[key] = (lab, entries)
     return _mistakes[key][1]
 

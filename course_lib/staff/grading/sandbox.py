@@ -196,11 +196,12 @@ class Sandbox:
         self._control = control
         try:
             command = self._command(program, inside.fileno())
-            self._process = subprocess.Popen(
-                command, pass_fds=(inside.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=open(self._stage / "stderr", "wb"), env=_environment("/tmp") if self.unsafe else {"PATH": os.environ.get("PATH", "")},
-                start_new_session=True, cwd="/",
-            )  # fmt: skip
+            environment = _environment("/tmp") if self.unsafe else {"PATH": os.environ.get("PATH", "")}
+            with open(self._stage / "stderr", "wb") as said:
+                self._process = subprocess.Popen(
+                    command, pass_fds=(inside.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=environment,
+                    start_new_session=True, cwd="/",
+                )  # fmt: skip
         finally:
             inside.close()
 
@@ -274,10 +275,13 @@ class Sandbox:
             raise SandboxLost("the warm parent is gone") from None
         finally:
             theirs.close()
-        answer = self._heard(CONTROL_SECONDS)
-        if "forked" not in answer:
+        try:
+            answer = self._heard(CONTROL_SECONDS)
+            if "forked" not in answer:
+                raise SandboxLost(f"the warm parent cannot fork: {answer.get('error')}")
+        except SandboxLost:
             ours.close()
-            raise SandboxLost(f"the warm parent cannot fork: {answer.get('error')}")
+            raise
         self._child = child = Child(ours, self)
         child.hello = child.heard(CONTROL_SECONDS)
         if "uid" not in child.hello:
