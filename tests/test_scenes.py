@@ -340,11 +340,20 @@ def test_overlap_clutter_and_texture_do_what_they_say():
     visible = [scenes.render(scenes.sample(40, num_objects=(4, 4), overlap=o), 48, antialias=1).visible for o in (0.0, 0.5, 1.0)]
     means = [v[v > 0].mean().item() for v in visible]
     assert means[0] > means[1] + 0.03 > means[2] + 0.05
-    assert scenes.sample(30, clutter=0).stone_size.numel() == 0
+    assert (scenes.sample(30, clutter=0).stone_size == 0).all()
     stones = (scenes.sample(200, clutter=1.0).stone_size[..., 0] > 0).sum(1)
     assert stones.min() == 0 and stones.max() == 16
     plain, patterned = (scenes.sample(50, texture=t).materials.colours[:, 0 : 5 * 5 : 5] for t in (0.0, 1.0))
     assert torch.equal(plain[:, :, 0], plain[:, :, 1]) and ((patterned[:, :, 0] - patterned[:, :, 1]).abs().amax(-1) > 1e-3).all()
+
+
+def test_clutter_texture_and_motion_leave_the_rest_of_a_scene_as_it_is():
+    usual = scenes.sample(5)
+    for setting in ({"clutter": 0.0}, {"clutter": 1.0}, {"texture": 0.0}, {"motion": 0.0}):
+        other = scenes.sample(5, **setting)
+        for name in ("kind", "position", "size", "yaw", "eye", "sun", "angles", "lying"):
+            assert torch.equal(getattr(usual, name), getattr(other, name)), (setting, name)
+        assert torch.equal(usual.materials.colours[:, 0:25:5, 0], other.materials.colours[:, 0:25:5, 0])
 
 
 def test_colour_tells_the_kind_often_but_not_always():
@@ -354,7 +363,7 @@ def test_colour_tells_the_kind_often_but_not_always():
     usual = world_module.hsv(world_module.HUES, torch.tensor(0.75), torch.tensor(0.75)).double()
     cosine = torch.nn.functional.normalize(colours, dim=-1) @ torch.nn.functional.normalize(usual, dim=-1).T
     share = (cosine.argmax(-1) == found.kind)[there].double().mean().item()
-    assert 0.6 < share < 0.9  # five kinds: chance is 0.2
+    assert 0.45 < share < 0.7  # five kinds: chance is 0.2
 
 
 def test_choosing_moving_and_turning_scenes(world):

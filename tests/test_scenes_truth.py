@@ -160,7 +160,7 @@ def test_a_wall_hides_all_joints():
         found,
         kind=torch.tensor([[4, 1]]).expand(6, 2),
         position=torch.stack([found.position[:, 0], found.position[:, 0] + 1.2 * towards], 1),
-        size=torch.stack([found.size[:, 0], torch.full((6, 3), 0.9, dtype=FLOAT)], 1),
+        size=torch.stack([found.size[:, 0], torch.full((6, 3), 1.1, dtype=FLOAT)], 1),
     )
     before, after = scenes.keypoints(found.only(0), 64), scenes.keypoints(wall, 64)
     assert before.visible[:, 0].double().mean() > 0.6

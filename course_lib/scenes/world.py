@@ -18,6 +18,7 @@ from course_lib.scenes import figures
 KINDS = ("sphere", "box", "cylinder", "cone", "figure")
 SPHERE, BOX, CYLINDER, CONE, FIGURE = range(len(KINDS))
 NUM_COVERS = 5  # a figure has five materials, the other kinds use the first of theirs
+MOST_STONES = 16
 FLOOR_RADIUS = 12.0  # the floor is a round disc; behind its edge there is only sky
 
 # Half sizes in metres, from and to: x, y, z of a box; radius, radius, half height of the round kinds; a figure's last is half its height.
@@ -34,7 +35,7 @@ SIZES = torch.tensor(
 HUES = torch.tensor(
     [0.0, 215.0, 130.0, 42.0, 285.0], dtype=torch.float64
 )  # the usual colour of a kind, degrees: red, blue, green, orange, purple
-HUE_SPREAD, ODD_COLOURS = 22.0, 0.2  # the standard deviation about it, and the share of objects that have any colour instead
+HUE_SPREAD, ODD_COLOURS = 28.0, 0.35  # the standard deviation about it, and the share of objects that have any colour instead
 
 
 @dataclass
@@ -148,7 +149,7 @@ def sample(
     Args:
         scenes: how many, or the numbers of the scenes to draw, such as range(1000, 1100) for a test set.
         seed: 0 or more; another seed gives other scenes.
-        kinds: names from KINDS. Each object is one of them, all equally likely.
+        kinds: names from KINDS. Each object is one of them, all equally likely; a name that stands twice counts twice.
         num_objects: the fewest and the most objects. Where the floor has no room left, an object is missing.
         overlap: 0: objects hide each other as little as there is room for, 1: each stands before or behind another, seen from the camera.
         clutter: 0: no stones on the floor, 1: up to sixteen, in the colours of the objects.
@@ -183,9 +184,8 @@ def sample(
     centre_height = torch.where(lying, size[..., 0], size[..., 2]).masked_fill(kind == FIGURE, 0)
     velocity = motion * torch.cat([chance.uniform(-0.06, 0.06, k, 2), torch.zeros(n, k, 1)], -1)
 
-    num_stones = round(16 * clutter)
-    stones = chance.uniform(0, num_stones + 1).floor()  # (N,) how many there are
-    there = torch.arange(num_stones) < stones[:, None]
+    num_stones = MOST_STONES  # drawn even where there are fewer, so that clutter changes nothing else in a scene
+    there = torch.arange(num_stones) < chance.integers(0, round(MOST_STONES * clutter))[:, None]
     stone_size = chance.uniform(0.04, 0.13, num_stones, 3) * there[..., None]
     stone_shape = chance.integers(0, 1, num_stones)
     stone_size[..., 1:] = torch.where(stone_shape[..., None] == 0, stone_size[..., :1], stone_size[..., 1:])
