@@ -32,6 +32,11 @@ class Item:
         return f"check_{self.name}" if self.kind == EXERCISE else self.answer
 
     @property
+    def heading(self) -> str:
+        """The title as it stands alone."""
+        return self.title[:1].upper() + self.title[1:]
+
+    @property
     def answer(self) -> str:
         return f"{self.kind}_{self.name}"
 

@@ -10,6 +10,7 @@ from course_lib.checks.outcomes import Result
 from course_lib.staff.marking.assignment import EXERCISE, WRITTEN, Assignment, Item
 from course_lib.staff.marking.gradebook import Mark, Marks
 from course_lib.staff.marking.pages import kind, mark, meter, page, table, text, with_code
+from course_lib.staff.marking.pictures import picture
 from course_lib.staff.marking.record import FAILED, GRADED, Record, is_answered
 from course_lib.staff.marking.tables import plain
 
@@ -73,7 +74,7 @@ def _overview(assignment: Assignment, record: Record, marks: Marks) -> str:
     rows = []
     for number, item in enumerate(assignment.items, 1):
         found = marks.items.get(item.name, Mark(None))
-        link = f'<a href="#item-{number}">{text(item.title)}</a>'
+        link = f'<a href="#item-{number}">{text(item.heading)}</a>'
         rows.append([(link, ""), (_state(assignment, item, record, found), ""), (points_of(found, item), "n")])
     return table("Points by exercise", ["exercise", "state", "points"], rows)
 
@@ -99,7 +100,7 @@ def _item(assignment: Assignment, number: int, item: Item, record: Record, marks
     name = f' <span class="soft">(<code>{text(item.name)}</code>)</span>' if item.kind == EXERCISE else ""
     parts = [
         f'<section class="exercise {css}" aria-labelledby="item-{number}">',
-        f'<h2 id="item-{number}">{number}. {text(item.title)}{name}</h2>',
+        f'<h2 id="item-{number}">{number}. {text(item.heading)}{name}</h2>',
         f"<p>{_state(assignment, item, record, found)} · <strong>{points_of(found, item)} points</strong></p>",
     ]
     if found.extra:
@@ -125,8 +126,8 @@ def _exercise(results: list[Result]) -> list[str]:
     for hint in dict.fromkeys(r.hint for r in results if r.hint):
         parts.append(f'<div class="hint"><p><strong>A mistake we know:</strong> {with_code(hint)}</p></div>')
     for r in results:
-        parts.append(f"<h3>{mark(r.outcome)}: {with_code(r.doc or r.name)}</h3>")
-        parts.append(f'<p class="soft">{plain(r.earned)} of {plain(r.points)} points</p>')
+        points = f'<span class="soft">({plain(r.earned)} of {plain(r.points)} points)</span>'
+        parts.append(f'<h3 class="check">{mark(r.outcome)}: {with_code(r.doc or r.name)} {points}</h3>')
         parts += facts(r)
     return parts
 
@@ -139,8 +140,12 @@ def facts(r: Result) -> list[str]:
     lines = [("case", r.case), ("last call", r.call if r.outcome != outcomes.NOT_ATTEMPTED else None)]
     if r.line and r.line.get("text"):
         lines.append((f"your line {r.line.get('number', '?')}, in {r.line.get('function', '?')}", r.line["text"]))
-    lines += [("expected", r.expected), ("got", r.got)]
+    lines += [("expected", r.expected), ("got", r.got)] if r.expected != r.got else [("both are", r.expected)]
     said = "".join(f"<dt>{text(label)}</dt><dd><pre>{text(value)}</pre></dd>" for label, value in lines if value is not None)
     if said:
         parts.append(f"<dl>{said}</dl>")
+    if isinstance(r.pictures, (list, tuple)) and len(r.pictures) == 2:
+        drawn = picture(*r.pictures)
+        if drawn:
+            parts.append(f"<figure>{drawn}<figcaption class=\"soft\">Expected, got, absolute difference.</figcaption></figure>")
     return parts

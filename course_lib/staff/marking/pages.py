@@ -23,6 +23,8 @@ body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 sys
 header, main, footer { max-width: 62rem; margin: 0 auto; padding: 0 1rem; }
 header { padding-top: 1.5rem; } footer { padding-bottom: 2rem; color: var(--soft); font-size: .875rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; } h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; } h3 { font-size: 1.05rem; margin: 1rem 0 .25rem; }
+h3.check { font-size: 1rem; font-weight: 500; } h3.check .soft { font-weight: 400; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 0 1.5rem; } .grid > div { min-width: 0; }
 p { margin: .5rem 0; max-width: 46rem; } .soft { color: var(--soft); } .big { font-size: 1.25rem; }
 a { color: var(--blue); } :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 code, pre { font: .875em/1.45 ui-monospace, SFMono-Regular, Consolas, "Liberation Mono", monospace; }
@@ -39,7 +41,7 @@ dl { margin: .25rem 0; } dt { color: var(--soft); font-size: .875rem; } dd { mar
 .notice { border: 1px solid var(--wrong); border-radius: 6px; padding: .5rem 1rem; margin: 1rem 0; }
 details { margin: .4rem 0; } summary { cursor: pointer; } details > *:not(summary) { margin-left: 1rem; }
 svg { display: block; max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-.bar { fill: var(--blue); } .trough { fill: var(--line); } img { max-width: 100%; background: #ffffff; }
+.bar { fill: var(--blue); } .trough { fill: var(--line); } figure { margin: .5rem 0; } img { max-width: 100%; height: auto; background: #ffffff; image-rendering: pixelated; }
 @media (max-width: 40rem) { body { font-size: 15px; } th, td { padding-right: .5rem; } .stack thead { position: absolute; left: -9999px; }
   .stack tr { display: block; border-bottom: 1px solid var(--line); padding: .4rem 0; } .stack tbody tr > * { border: 0; }
   .stack th, .stack td { display: block; text-align: left; padding: .05rem 0; } .stack td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }

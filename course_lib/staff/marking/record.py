@@ -47,7 +47,7 @@ class Record:
     seconds: float = 0.0
 
     def of(self, item: Item) -> list[Result]:
-        """The results of one exercise."""
+        """The results of one exercise. Pictures stay packed, as dictionaries."""
         return [as_result(r) for r in self.results if r.get("exercise") == item.name]
 
     def earned(self, item: Item) -> float:

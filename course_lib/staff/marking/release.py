@@ -101,7 +101,8 @@ def _fill(folder: Path, lab: Assignment, cells: list, due: str | None, root: Pat
     (folder / f"{lab.slug}.ipynb").write_text(build.notebook_text(lab.notebook), encoding="utf-8", newline="\n")
     shutil.copytree(PACKAGE, folder / "course_lib", ignore=_left_out, symlinks=True)
     (folder / "course_lib" / "cards").mkdir()
-    card = build.card_text(build.card(lab.topic, cells, root))
+    stored = build.paths(lab.topic, root)["card"]  # `course build --check` holds it to its source
+    card = stored.read_text(encoding="utf-8") if stored.is_file() else build.card_text(build.card(lab.topic, cells, root))
     (folder / "course_lib" / "cards" / f"{lab.topic}.json").write_text(card, encoding="utf-8", newline="\n")
     measured = root / "data" / "measurements" / f"{lab.topic}.json"
     if measured.is_file() and "measurements" in json.dumps(lab.notebook):

@@ -109,7 +109,7 @@ def _items(assignment: Assignment, graded: dict[str, Record], marks: dict[str, M
         r = discrimination(scores, [marks[s].points for s in scored])
         share = "–" if mean is None else f"{mean:.0%}{meter(mean, f'{mean:.0%} of the points')}"
         rows.append(
-            [(text(item.title), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), ("–" if r is None else f"{r:+.2f}", "n"), (_remark(mean, r), "w")]
+            [(text(item.heading), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), ("–" if r is None else f"{r:+.2f}", "n"), (_remark(mean, r), "w")]
         )  # fmt: skip
     parts.append(table("Difficulty and discrimination", ["question", "points", "graded", "mean share of points", "discrimination", "remark"], rows, stack=True))
     parts.append(
@@ -119,12 +119,14 @@ def _items(assignment: Assignment, graded: dict[str, Record], marks: dict[str, M
         "Near 0 or below it, those who know the rest do no better here: look at the question. It needs "
         f"{FEWEST_STUDENTS} students or more, and says little below thirty; “–” stands where it is not defined.</p></details>"
     )
+    parts.append('<div class="grid">')
     for item in assignment.items:
         scores = [marks[s].items[item.name].points for s in students if marks[s].items[item.name].score is not None]
         if scores:
-            parts.append(f"<h3>{text(item.title)}</h3>{bars(histogram(scores, item.points), f'Students by share of the points in {item.title}')}")
-            if item.kind == EXERCISE:
-                parts.append(_outcomes(item, graded))
+            drawn = bars(histogram(scores, item.points), f"Students by share of the points in {item.title}")
+            checks = _outcomes(item, graded) if item.kind == EXERCISE else ""
+            parts.append(f"<div><h3>{text(item.heading)}</h3>{drawn}{checks}</div>")
+    parts.append("</div>")
     return "\n".join([*parts, "</section>"])
 
 
@@ -169,7 +171,7 @@ def _mistakes(assignment: Assignment, graded: dict[str, Record]) -> str:
                 unnamed[item.name].append(student)
     parts = ['<section aria-labelledby="mistakes"><h2 id="mistakes">Misconceptions</h2>']
     parts.append("<p>Wrong answers that equal a mistake we know, case by case, on the inputs of the grading.</p>")
-    titles = {item.name: item.title for item in assignment.items}
+    titles = {item.name: item.heading for item in assignment.items}
     if who:
         rows = [
             [(text(titles.get(i.split("/")[0], i)), ""), (str(len(s)), "n"), (with_code(hints.get(i, "")), "w"), (_names(s), "w")]
