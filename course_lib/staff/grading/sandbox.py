@@ -133,7 +133,8 @@ class Sandbox:
     def launch(self) -> None:
         """Start the parent, which takes seconds for its imports, and return at once; `wait` has to follow."""
         program = None if self.unsafe else _bubblewrap()
-        self._stage = Path(tempfile.mkdtemp(prefix="course-sandbox-"))
+        _sweep(Path(tempfile.gettempdir()), "course-sandbox", shutil.rmtree)
+        self._stage = Path(tempfile.mkdtemp(prefix=f"course-sandbox-{os.getpid()}-"))
         self._stage.chmod(0o755)  # it holds nothing that the whole course does not get
         try:
             _copy_student_part(self._stage)
@@ -481,6 +482,7 @@ def _make_cgroups(limits: Limits) -> list[Path]:
             if controller in controllers.split(",") or controllers == "":
                 mount = Path("/sys/fs/cgroup", controller if controllers else "")
                 folder = Path(f"{mount}{path.rstrip('/')}", f"course-grading-{os.getpid()}-{time.monotonic_ns()}")
+                _sweep(folder.parent, "course-grading", os.rmdir)
                 try:
                     folder.mkdir()
                 except OSError:
@@ -490,6 +492,17 @@ def _make_cgroups(limits: Limits) -> list[Path]:
                 else:
                     folder.rmdir()
     return made
+
+
+def _sweep(folder: Path, prefix: str, remove: Callable[[Path], None]) -> None:
+    """Remove what graders that were killed have left: entries `prefix-PID-…` of processes that are gone."""
+    for path in folder.glob(f"{prefix}-*-*"):
+        pid = path.name.removeprefix(f"{prefix}-").split("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists() and not path.is_symlink():
+            try:
+                remove(path)
+            except OSError:  # another user's, or still on its way out
+                pass
 
 
 def _written(path: Path, value: int) -> bool:
