@@ -36,7 +36,7 @@ def noisy(value, seed, relative=1e-6):
 # --- noise ------------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seeds, st.integers(1, 300), st.floats(-30, 30), st.sampled_from([0.0, 1.0, -5.0]), st.sampled_from(DTYPES))
 def test_rounding_noise_never_separates_equal_tensors(seed, size, exponent, shift, dtype):
     value = tensor(seed, size, 2.0**exponent, shift, dtype)
@@ -60,7 +60,7 @@ def test_values_that_cancel_in_the_projection_are_no_exception():
         assert same(digest(value), digest(noisy(value, seed)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.floats(1e-200, 1e200) | st.floats(-1e200, -1e-200), seeds)
 def test_nor_equal_numbers(value, seed):
     assert same(digest(value), digest(noisy(value, seed)))

@@ -100,14 +100,14 @@ results = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(results, min_size=1, max_size=3), st.integers(0, 5))
 def test_page_and_text_say_the_same_whatever_the_values_hold(found, failures):
     plain, page = facts(render.exercise_panel(EXERCISE, found, failures))
     assert plain == page
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(texts, texts, st.sampled_from(OUTCOMES), st.booleans()), min_size=1, max_size=4))
 def test_progress_as_page_and_as_text(rows):
     rows = [{"name": n, "title": t, "points": 2, "earned": 1.5, "outcome": o, "earlier": e} for n, t, o, e in rows]
@@ -174,6 +174,13 @@ def test_what_each_outcome_says(found, said):
     text = render.exercise_panel(EXERCISE, found, 1).text
     for part in said:
         assert part in text
+
+
+def test_a_known_mistake_is_named_once_above_the_checks():
+    found = [of(WRONG, hint="You squared.", mistake="f/1"), of(ERROR, hint="You squared.", mistake="f/1")]
+    panel = render.exercise_panel(EXERCISE, found, 1)
+    assert panel.html.count("You squared.") == 1
+    assert panel.text.splitlines()[1].strip() == "Known mistake: You squared."
 
 
 @pytest.mark.parametrize(("failures", "hint"), [(0, 1), (1, 1), (2, 2), (3, 3), (9, 3)])

@@ -638,16 +638,16 @@ def test_no_interrupt_is_left_over_where_limit_and_work_take_equally_long():
     """Limits from well below to well above what the work takes: always one of two outcomes, and silence afterwards."""
     namespace = student("def f(n):\n    total = 0\n    for i in range(n): total += i\n    return total")
     started = time.perf_counter()
-    namespace["f"](100_000)
+    namespace["f"](200_000)
     unit = time.perf_counter() - started
     seen = set()
 
     def check(f):
-        expect_equal(f(300_000), sum(range(300_000)), "a sum")
+        expect_equal(f(600_000), sum(range(600_000)), "a sum")
 
     with local_session(namespace, {}) as (session, channel):
-        for i in range(50):
-            result = run_check(Check("f", check, 1.0, seconds=unit * (0.5 + 4 * i / 50)), session, i, channel)
+        for i in range(40):
+            result = run_check(Check("f", check, 1.0, seconds=unit * (0.5 + 4 * i / 40)), session, i, channel)
             assert result.outcome in (PASSED, OUT_OF_LIMITS)
             seen.add(result.outcome)
             for _ in range(200):  # where an interrupt that came too late would strike
@@ -668,10 +668,10 @@ def test_the_person_at_the_keyboard_still_interrupts():
 def test_only_the_students_time_counts():
     def check(f):
         for _ in range(3):
-            time.sleep(0.06)
+            time.sleep(0.2)
             f()
 
-    assert run(check, "def f(): pass", seconds=0.15).outcome == PASSED
+    assert run(check, "def f(): pass", seconds=0.5).outcome == PASSED
 
 
 def test_outside_the_main_thread_checks_run_without_a_limit():
