@@ -80,7 +80,7 @@ class Cluster:
         first = [future for _ in range(max(1, AHEAD * threads)) if (future := submit_next()) is not None]
         if not first:
             return
-        finished = as_completed(first)
+        finished = as_completed(first, loop=self._client.loop)
         for future in finished:
             submission = under_way.pop(future)
             try:

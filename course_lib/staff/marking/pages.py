@@ -29,7 +29,7 @@ p { margin: .5rem 0; max-width: 46rem; } .soft { color: var(--soft); } .big { fo
 a { color: var(--blue); } :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 code, pre { font: .875em/1.45 ui-monospace, SFMono-Regular, Consolas, "Liberation Mono", monospace; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .75rem; margin: .25rem 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; min-width: min(100%, 26rem); font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding: .25rem 0; } th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; } tbody tr > * { border-bottom: 1px solid var(--line); } th { font-weight: 600; }
 td.n, th.n { text-align: right; white-space: nowrap; } td.w { overflow-wrap: anywhere; min-width: 9rem; }

@@ -105,11 +105,13 @@ def _items(assignment: Assignment, graded: dict[str, Record], marks: dict[str, M
     for item in assignment.items:
         scored = [s for s in students if marks[s].items[item.name].score is not None]
         scores = [marks[s].items[item.name].points for s in scored]
-        mean = difficulty(scores, item.points)
-        r = discrimination(scores, [marks[s].points for s in scored])
+        waiting = len(students) - len(scored)
+        mean = None if waiting else difficulty(scores, item.points)  # those graded first are not the class
+        r = None if waiting else discrimination(scores, [marks[s].points for s in scored])
+        remark = f"{waiting} still to be graded" if waiting else _remark(mean, r)
         share = "–" if mean is None else f"{mean:.0%}{meter(mean, f'{mean:.0%} of the points')}"
         rows.append(
-            [(text(item.heading), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), ("–" if r is None else f"{r:+.2f}", "n"), (_remark(mean, r), "w")]
+            [(text(item.heading), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), ("–" if r is None else f"{r:+.2f}", "n"), (remark, "w")]
         )  # fmt: skip
     parts.append(table("Difficulty and discrimination", ["question", "points", "graded", "mean share of points", "discrimination", "remark"], rows, stack=True))
     parts.append(
@@ -122,7 +124,7 @@ def _items(assignment: Assignment, graded: dict[str, Record], marks: dict[str, M
     parts.append('<div class="grid">')
     for item in assignment.items:
         scores = [marks[s].items[item.name].points for s in students if marks[s].items[item.name].score is not None]
-        if scores:
+        if scores and len(scores) == len(students):
             drawn = bars(histogram(scores, item.points), f"Students by share of the points in {item.title}")
             checks = _outcomes(item, graded) if item.kind == EXERCISE else ""
             parts.append(f"<div><h3>{text(item.heading)}</h3>{drawn}{checks}</div>")
