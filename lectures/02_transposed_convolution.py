@@ -93,7 +93,7 @@ for name, way in ways.items():
     print(f"{name:14s} mean distance to the digits {(way - images).abs().mean():.3f}")
 
 # %% [markdown]
-# Un-pooling is nearest to the original, and it should be: the switches carry knowledge that the small map has lost. It works only where
+# Un-pooling comes closest to the original, and it should be: the switches carry knowledge that the small map has lost. It works only where
 # there was a pooling layer to ask. Nails and nearest need nobody, but neither of them can learn anything. For that, the stamp itself has
 # to become a weight.
 #
@@ -167,7 +167,7 @@ print("folded:", folded.flatten().int().tolist())
 # Now lay the matrix on its side. Column $i$ of the transposed matrix holds the kernel from row $i \cdot \text{stride}$ on: it lists the
 # cells that input $i$ *writes*. That is our stamp.
 #
-# **Predict first.** Which row of the transposed matrix holds two weights, and which?
+# **Predict first.** Which rows of the transposed matrix hold two weights, and which weights?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -374,8 +374,9 @@ for kernel_size, stride in [(3, 2), (4, 2), (5, 2), (4, 3), (6, 3), (2, 3)]:
     print(f"kernel {kernel_size}, stride {stride}: {hits}")
 
 # %% [markdown]
-# When the stride divides the kernel size. If not, `kernel_size % stride` of every `stride` cells get one stamp more. On an image both
-# axes count, and the hits multiply: a cell that two stamps reach along either axis is hit by four.
+# When the stride divides the kernel size. If not, `kernel_size % stride` of every `stride` cells get one stamp more, and a kernel smaller
+# than the stride leaves cells empty, as the nails did. On an image both axes count, and the hits multiply: a cell that two stamps reach
+# along either axis is hit by four.
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(6.4, 2.7))
@@ -540,12 +541,11 @@ print("interleaved:  ", phases.T.flatten().int().tolist())
 print("transposed:   ", stamp1d(x, kernel, 2).int().tolist())
 
 # %% [markdown]
-# The same numbers. Nothing was gained in what the layer can express and no multiplication with an inserted zero is left; `kernel_size`
-# of a pixel shuffle counts cells of the small map, so a 3 × 3 layer with stride 2 is a transposed convolution with a kernel of 6 × 6. It
-# inherits the checkerboards too, since its phases start as independent random numbers. Aitken et al. start all phases with equal weights
+# The same numbers, and no inserted zero is ever multiplied. What the layer can express has not changed. Mind how sizes are counted: a
+# convolution of 3 × 3 with four phases is a transposed convolution with a kernel of 6 × 6 and stride 2. It
+# inherits the checkerboards too, as its phases start as independent random numbers. Aitken et al. start all phases with equal weights
 # instead. Then the layer begins as nearest interpolation of a convolution, and the phase sums are equal on the first day.
-
-# %% [markdown]
+#
 # ### Variant card: three conventions that no error message guards
 #
 # | question | PyTorch | elsewhere |
@@ -617,7 +617,7 @@ power = (spectrum[:, 16, 0] + spectrum[:, 0, 16] + spectrum[:, 16, 16]).mean()  
 print(f"noise alone {checkerboard(noise):.2f}, with the checkerboard {checkerboard(noise + 2 * sign):.2f}, by FFT {power.sqrt():.2f}")
 
 # %% [markdown]
-# It does not: 0.5 without, 2.1 with, and both ways to compute it agree. Remember the 0.5. A window without any checkerboard does not
+# It does not: 0.53 without, 2.05 with, and both ways to compute it agree. Remember the 0.53. A window without any checkerboard does not
 # measure zero, and photographs have fine texture of their own.
 #
 # **The contest.** Every network has one 3 × 3 convolution from 1 to 16 channels, a ReLU, and a layer that doubles the size, from 16
@@ -773,7 +773,7 @@ for ax, what in zip(axes, ("wall", "photo")):
 axes[1].axhline(floor, color="grey", linestyle="--", label="bilinear, no weights")
 axes[0].set_ylabel("checkerboard (grey levels of 255)")
 axes[1].legend(fontsize=8)
-fig.suptitle("Strong at first, nearly gone after 400 steps, never there with resize")
+fig.suptitle("Strong at first, nearly gone after 400 steps, never on walls with resize")
 plots.show(fig, alt="Checkerboard against steps: random starts fall from 40 to 70 grey levels to about 1; the bilinear start peaks near 3.")
 
 # %%
@@ -805,18 +805,18 @@ plots.show(fig, alt="A face: after 30 steps under a fine grid with transposed 4,
 
 # %% [markdown]
 # **Early** the answer is clear. After 30 steps the three random starts paint about 7 grey levels on a plain wall, the sizes 3 and 4 and the
-# pixel shuffle alike, and between a fifth and a quarter of their error's power on photographs is checkerboard. The bilinear start
+# pixel shuffle alike, and about a fifth to a quarter of their error's power on photographs is checkerboard. The bilinear start
 # begins without one, but training moves its weights: 2 grey levels. The resize paints nothing on walls, as it must, and what it leaves on
 # photographs, 0.54, is near the 0.45 of an interpolation without weights: the texture of the pictures themselves.
 #
 # **In the end** there is little left to see. After 400 steps all layers are at about 1 grey level or below. Kernel size 3 is worst with
 # 0.94 on walls against 0.34 for size 4, more than the spread. Whether its uneven overlap is to blame or its smaller number of weights,
 # this contest cannot tell. The two layers with 16 weights have the smallest error, but all five lie between 6.7 and 6.9, and plain
-# interpolation is at 7.4: to be safe from checkerboards cost the resize 0.2 grey levels.
+# interpolation is at 7.4: to be safe from checkerboards cost the resize 0.2 grey levels against the best.
 #
 # So at this scale a checkerboard is a matter of the start and of patience. Our loss compares pixel by pixel and sees the pattern on
-# every wall. Odena and colleagues show pictures from generative networks and style transfer that were trained long and kept theirs; there
-# the loss is itself a network, and the upsampling layers are stacked. Do not conclude from our small contest that patience always helps.
+# every wall. Odena and colleagues show pictures of trained generative networks and of style transfer that still carry theirs. There the
+# loss is itself a network, and upsampling layers are stacked. Do not conclude from our small contest that patience always helps.
 #
 # What to do, in order of safety: resize and convolve; or start with equal phase sums, by the tent or by equal phases; or at the least
 # choose a kernel size that the stride divides. And look at your network's answer to a grey wall.
