@@ -89,13 +89,15 @@ def exercise_panel(exercise: dict, results: list[Result], failures: int) -> Pane
     head = f"{exercise['name']}: {number(earned)} of {number(exercise['points'])} points"
     if all(r.outcome == outcomes.NOT_ATTEMPTED for r in results):
         todo = "Not attempted yet. Write your code in the cell above, run it, then run this one."
-        return _panel(head, outcome, [], todo)
+        return _panel(head, outcome, None, [], todo)
+    hint = next((r.hint for r in results if r.hint), None)
+    known = f"Known mistake: {hint}" if hint else None
     rows = [_facts(r) for r in results]
     if outcome == outcomes.PASSED:
         closing = "Graded on other random inputs of the same kind."
     else:
         closing = _next_hint(exercise, results, failures)
-    return _panel(head, outcome, rows, closing)
+    return _panel(head, outcome, known, rows, closing)
 
 
 def _next_hint(exercise: dict, results: list[Result], failures: int) -> str:
@@ -135,18 +137,16 @@ def _facts(r: Result) -> _Row:
         lines.append(("expected", r.expected))
     if r.got is not None:
         lines.append(("got", r.got))
-    if r.hint:
-        sentences.append(f"Known mistake: {r.hint}")
     picture = _picture(*r.pictures) if r.pictures is not None else None
     return _Row(MARKS[r.outcome], r.outcome, r.doc, f"{number(r.earned)}/{number(r.points)}", lines, sentences, picture)
 
 
-def _panel(head: str, outcome: str, rows: list[_Row], closing: str) -> Panel:
-    return Panel(_html(head, outcome, rows, closing), _text(head, outcome, rows, closing))
+def _panel(head: str, outcome: str, known: str | None, rows: list[_Row], closing: str) -> Panel:
+    return Panel(_html(head, outcome, known, rows, closing), _text(head, outcome, known, rows, closing))
 
 
-def _text(head: str, outcome: str, rows: list[_Row], closing: str) -> str:
-    out = [f"{MARKS[outcome]} {head} ({word(outcome)})"]
+def _text(head: str, outcome: str, known: str | None, rows: list[_Row], closing: str) -> str:
+    out = [f"{MARKS[outcome]} {head} ({word(outcome)})"] + ([f"  {known}"] if known else [])
     for row in rows:
         out.append(f"  {row.mark} [{row.points}] {row.title}" + ("" if row.outcome == outcomes.PASSED else f" ({word(row.outcome)})"))
         out += [f"      {sentence}" for sentence in row.sentences]
@@ -156,12 +156,14 @@ def _text(head: str, outcome: str, rows: list[_Row], closing: str) -> str:
     return "\n".join([*out, f"  {closing}"])
 
 
-def _html(head: str, outcome: str, rows: list[_Row], closing: str) -> str:
+def _html(head: str, outcome: str, known: str | None, rows: list[_Row], closing: str) -> str:
     colour = COLOURS[outcome]
     out = [
         f'<div role="status" style="border-left:4px solid {colour};padding:2px 0 4px 12px;margin:4px 0;line-height:1.45">'
         f'<div><strong style="color:{colour}">{MARKS[outcome]} {escape(head)}</strong> ({escape(word(outcome))})</div>'
     ]
+    if known:
+        out.append(f'<div style="margin-top:2px;font-weight:600">{_code(known)}</div>')
     for row in rows:
         note = "" if row.outcome == outcomes.PASSED else f" <em>({escape(word(row.outcome))})</em>"
         out.append(

@@ -5,7 +5,7 @@
 # convolution into one matrix product, the matrix itself, what a deep unit sees, what a layer costs, and a third axis. At the end you
 # compare the time of your own versions with the library's.
 #
-# **You need** the [lecture](../../lectures/01_convolution_arithmetic.ipynb). **Time:** about 110 minutes. **Points:** 25, of them 2 for
+# **You need** the [lecture](../../lectures/01_convolution_arithmetic.ipynb). **Time:** about 120 minutes. **Points:** 26, of them 2 for
 # a written answer that is graded by hand.
 #
 # **How feedback works.** Write your code in the cell that says `YOUR CODE HERE`, run it, then run the check cell below it. The check shows
@@ -35,7 +35,10 @@ def pair(value) -> tuple[int, int]:
 
 def library_output_size(n, kernel_size, stride=1, padding=0, dilation=1):
     """What a check puts in the place of your `output_size` where it judges a later exercise."""
-    return F.conv1d(torch.zeros(1, 1, n), torch.zeros(1, 1, kernel_size), None, stride, padding, dilation).shape[-1]
+    try:
+        return F.conv1d(torch.zeros(1, 1, n), torch.zeros(1, 1, kernel_size), None, stride, padding, dilation).shape[-1]
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def library_im2col(x, kernel_size, stride=1, padding=0, dilation=1):
@@ -49,7 +52,7 @@ def library_im2col(x, kernel_size, stride=1, padding=0, dilation=1):
 # `(N, C, H, W)`.
 
 # %% [markdown]
-# ## Exercise 1: count the places of a window (2 points, 10 minutes)
+# ## Exercise 1: count the places of a window (2 points, 8 minutes)
 #
 # Complete `output_size`: how many outputs does a convolution along one axis have?
 #
@@ -759,7 +762,7 @@ if lab.ready("im2col"):
 
 
 # %% [markdown]
-# ## Exercise 5: multiply instead of looping (3 points, 15 minutes)
+# ## Exercise 5: multiply instead of looping (3 points, 12 minutes)
 #
 # Complete `conv2d_im2col`: the whole two-dimensional convolution (no kernel flip) as **one matrix product** over the windows that your
 # `im2col` copied, groups included. It returns `(N, O, out_h, out_w)` in the type of the input, and gradients flow to `x`, `weight` and
@@ -1391,7 +1394,7 @@ if lab.ready("conv_matrix"):
     plots.show(fig, alt=alt)
 
 # %% [markdown]
-# ## Exercise 7: find what a deep unit sees (3 points, 15 minutes)
+# ## Exercise 7: find what a deep unit sees (3 points, 13 minutes)
 #
 # Complete `receptive_field` for one axis of a stack of layers, the layer on the pixels first. It returns a tuple of three numbers:
 #
@@ -1721,7 +1724,7 @@ if lab.ready("receptive_field"):
     plots.show(fig, alt="A rocket with five nested squares about the middle of the picture, from 5 pixels wide for block 1 to 196 of 224 for block 5.")
 
 # %% [markdown]
-# ## Exercise 8: count weights and work (2 points, 10 minutes)
+# ## Exercise 8: count weights and work (2 points, 8 minutes)
 #
 # Complete `conv_cost`: what one two-dimensional convolution layer costs. It returns two ints, `(parameters, macs)`:
 #
@@ -1957,7 +1960,7 @@ if lab.ready("conv_cost"):
     plots.show(fig, alt="Bars over five blocks: parameters rise from nearly none to 7 million, work peaks in blocks 3 and 4 and is least in block 5.")
 
 # %% [markdown]
-# ## Exercise 9: convolve along a third axis (3 points, 15 minutes)
+# ## Exercise 9: convolve along a third axis (3 points, 12 minutes)
 #
 # Complete `conv3d_from_conv2d`: a three-dimensional convolution (no kernel flip) with stride 1, no padding and no bias, made of
 # two-dimensional ones. A volume `(N, C, D, H, W)` and a weight `(O, C, kd, kh, kw)` give `(N, O, D - kd + 1, H - kh + 1, W - kw + 1)` in the
