@@ -8,7 +8,7 @@ from typing import Any
 
 from course_lib.checks.outcomes import PASSED
 from course_lib.checks.runner import PUBLIC_SEED, Check, collect, run_collected
-from course_lib.staff.sources import REPO, Cell, execute, exercise_namespace, exercises, read_cells, topic_path
+from course_lib.staff.sources import REPO, Cell, execute, exercises, new_namespace, read_cells, topic_path
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class LabSource:
 
     def namespace(self, *replacements: Cell) -> dict[str, Any]:
         """Setup and solutions, with the given cells (mistakes, alternatives) executed on top."""
-        return execute(list(replacements), exercise_namespace_at(self), self.path)
+        given = [c for c in self.cells if c.kind in ("setup", "exercise")]
+        return execute([*given, *replacements], new_namespace(self.path), self.path)
 
 
 _loaded: dict[tuple[Path, int], LabSource] = {}
@@ -45,11 +46,6 @@ def load(topic: str, root: Path = REPO) -> LabSource:
         checks = [check for c in cells if c.kind == "check" for check in collect(c.script, f"{path}:{c.name}", visible)]
         _loaded[key] = LabSource(topic, path, cells, visible, checks)
     return _loaded[key]
-
-
-def exercise_namespace_at(lab: LabSource) -> dict[str, Any]:
-    """The fixed interface `exercise_namespace`, for the tree this lab was loaded from."""
-    return exercise_namespace(lab.topic, lab.path.parents[2])
 
 
 def known_mistakes(topic: str, root: Path = REPO) -> list[dict]:
