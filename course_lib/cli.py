@@ -65,7 +65,8 @@ def _add_marking(commands) -> None:
     grade.add_argument("--secret", metavar="FILE", help="the course's secret, made where there is none (default: course.secret in DIR)")
     grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
     grade.add_argument("--cluster", metavar="tcp://…", help="hand the submissions to the workers of this Dask scheduler")
-    grade.add_argument("--unsafe-no-sandbox", action="store_true", help="run submissions with your own rights; for trying things out with code of yours")
+    words = "run submissions with your own rights; for trying things out with code of yours"
+    grade.add_argument("--unsafe-no-sandbox", action="store_true", help=words)
     grade.set_defaults(run=_grade)
 
     words = "Write marks.csv, feedback and class report once more, with the marks that were given by hand since."

@@ -18,10 +18,15 @@ from types import SimpleNamespace
 REPO = Path(__file__).resolve().parents[1]
 TOPIC, SLUG = "90_toy", "toy"
 ANSWERS = {  # what a student may write for the two exercises of the toy lab
-    "right": ("def doubled(values):\n    return [2 * v for v in values]", "def shifted(values, offset):\n    if not offset:\n        raise ValueError\n"
-              "    return [v + offset for v in values]"),  # fmt: skip
+    "right": (
+        "def doubled(values):\n    return [2 * v for v in values]",
+        "def shifted(values, offset):\n    if not offset:\n        raise ValueError\n    return [v + offset for v in values]",
+    ),  # fmt: skip
     "squared": ("def doubled(values):\n    return [v**2 for v in values]", None),
-    "lenient": ("def doubled(values):\n    return [2 * v for v in values]", "def shifted(values, offset):\n    return [v + offset for v in values]"),
+    "lenient": (
+        "def doubled(values):\n    return [2 * v for v in values]",
+        "def shifted(values, offset):\n    return [v + offset for v in values]",
+    ),
     "crash": ("def doubled(values):\n    return values.nothing", None),
     "empty": (None, None),
 }
@@ -41,7 +46,9 @@ def lab_notebook(root: Path) -> dict:
     return json.loads(json.dumps(assignment.load(TOPIC, root).notebook))
 
 
-def submit(folder: Path, student: str, notebook: dict, kind: str = "right", written: str | None = None, timestamp: str | None = None) -> Path:
+def submit(
+    folder: Path, student: str, notebook: dict, kind: str = "right", written: str | None = None, timestamp: str | None = None
+) -> Path:
     """Write a student's submission; answers are those of ANSWERS."""
     notebook = copy.deepcopy(notebook)
     texts = dict(zip(("exercise_doubled", "exercise_shifted"), ANSWERS[kind]), written_growth=written)
@@ -117,7 +124,10 @@ def judge(exercise: str, text: str | None) -> list:
         else:
             result.case, result.message, result.expected, result.got = "1 and -4", "The first number differs.", "[2, -8]", "[1, 16]"
             result.mistake = f"{exercise}/1"
-            result.hint = {"doubled": "You squared the numbers: twice as large is 2 * value.", "shifted": "An offset of 0 has to be refused."}[exercise]
+            result.hint = {
+                "doubled": "You squared the numbers: twice as large is 2 * value.",
+                "shifted": "An offset of 0 has to be refused.",
+            }[exercise]
         found.append(result)
     return found
 
@@ -135,7 +145,10 @@ def state_of_gradebook(url: str) -> dict:
     from nbgrader.api import Gradebook
 
     with Gradebook(url, "deep-learning-beyond-classification") as book:
-        found: dict = {"assignments": {a.name: (a.duedate, a.max_score) for a in book.assignments}, "students": sorted(s.id for s in book.students)}
+        found: dict = {
+            "assignments": {a.name: (a.duedate, a.max_score) for a in book.assignments},
+            "students": sorted(s.id for s in book.students),
+        }
         for assignment in book.assignments:
             for notebook in assignment.notebooks:
                 for kind in ("grade_cells", "solution_cells", "source_cells"):

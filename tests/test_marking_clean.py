@@ -46,7 +46,7 @@ HOSTILE = [
     "[x][1]\n\n[1]:\n  data:text/html;base64,PHNjcmlwdD4=",
     "<javascript:alert(1)>",
     "![x](https://evil.example/pixel.png)",
-    "![x](x\" onerror=\"alert(1))",
+    '![x](x" onerror="alert(1))',
     "![x][p]\n\n[p]: https://evil.example/pixel.png",
     "[![x](https://evil.example/p.png)](javascript:alert(1))",
     "&lt;script&gt;alert(1)&lt;/script&gt;",
@@ -80,7 +80,23 @@ class Found(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attributes):
-        if tag in ("script", "iframe", "object", "embed", "base", "style", "form", "input", "link", "meta", "img", "svg", "video", "audio", "math"):
+        if tag in (
+            "script",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "style",
+            "form",
+            "input",
+            "link",
+            "meta",
+            "img",
+            "svg",
+            "video",
+            "audio",
+            "math",
+        ):
             self.bad.append(tag)
         if tag == "input" and dict(attributes).keys() <= {"class", "type", "disabled", "checked"}:
             self.bad.remove("input")  # a box of a task list, which nobody can tick
@@ -119,7 +135,8 @@ def test_plain_answers_stay_as_they_are():
     answer = (
         "# Growth\n\nIt is **exponential**: after $n$ steps $2^n x$, since $a < b$ and 3 < 4 & 5 > 2.\n\n"
         "1. see [the paper](https://arxiv.org/abs/1706.03762) or [write me](mailto:a@b.example)\n2. `x[0] = y[1]` and\n\n"
-        "```python\nfor i in range(3):\n    print(x[i])\n```\n\n$$\\begin{aligned} f(x) &= \\frac{1}{2} \\\\ &\\le 3 \\end{aligned}$$\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+        "```python\nfor i in range(3):\n    print(x[i])\n```\n\n$$\\begin{aligned} f(x) &= \\frac{1}{2} \\\\ &\\le 3 "
+        "\\end{aligned}$$\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
     )
     assert clean_markdown(answer) == answer
     html = rendered(clean_markdown(answer))
@@ -145,8 +162,13 @@ def test_a_hostile_submission_in_the_page_that_formgrader_makes(tmp_path):
     config = Config()
     config.HTMLExporter.template_name = "formgrade"
     config.HTMLExporter.extra_template_basedirs = [handlers.template_path]
-    resources = {key: "x" for key in ("assignment_id", "notebook_id", "submission_id", "base_url", "student", "last_name", "first_name", "notebook_path")}
+    resources = {
+        key: "x"
+        for key in ("assignment_id", "notebook_id", "submission_id", "base_url", "student", "last_name", "first_name", "notebook_path")
+    }
     html, _ = HTMLExporter(config=config).from_notebook_node(notebook, resources={**resources, "index": 0, "total": 1})
     assert "alert('mine')</script>" not in html and "onerror=alert('mine')>" not in html
     found = Found(html[html.index('id="notebook-container"') :])
-    assert [bad for bad in found.bad if "alert" in bad or bad in ("script", "iframe", "object", "embed", "base", "img", "svg", "math")] == []
+    assert [
+        bad for bad in found.bad if "alert" in bad or bad in ("script", "iframe", "object", "embed", "base", "img", "svg", "math")
+    ] == []

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="m
 @pytest.fixture
 def address(tmp_path):
     """A scheduler and two workers of one thread each, in processes of their own."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(helpers.REPO), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(helpers.REPO), os.environ.get("PYTHONPATH", "")])
+    }
     environment |= {"DASK_DISTRIBUTED__WORKER__PRELOAD": "[]", "OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": tmp_path}
     ready = tmp_path / "scheduler.json"

@@ -99,9 +99,16 @@ def test_penalty():
     from course_lib.staff.marking.late import DAY, LatePolicy, penalty
 
     assert penalty(8.0, 0, 10) == 0 and penalty(8.0, 1, 0) == 0 and penalty(0.0, 1, 10) == 0
-    assert penalty(8.0, 1, 10) == pytest.approx(0.8) and penalty(8.0, DAY, 10) == pytest.approx(0.8) and penalty(8.0, DAY + 1, 10) == pytest.approx(1.6)
+    assert (
+        penalty(8.0, 1, 10) == pytest.approx(0.8)
+        and penalty(8.0, DAY, 10) == pytest.approx(0.8)
+        and penalty(8.0, DAY + 1, 10) == pytest.approx(1.6)
+    )
     assert penalty(8.0, 99 * DAY, 10) == 8.0
-    assert LatePolicy(percent_a_day=50.0).late_submission_penalty("ada", 4.0, 5.0) == 2.0 and LatePolicy().late_submission_penalty("ada", 4.0, 5.0) is None
+    assert (
+        LatePolicy(percent_a_day=50.0).late_submission_penalty("ada", 4.0, 5.0) == 2.0
+        and LatePolicy().late_submission_penalty("ada", 4.0, 5.0) is None
+    )
 
 
 def test_configuration_names_the_policy_that_nbgrader_itself_uses(root):

@@ -30,7 +30,16 @@ def lab(tmp_path_factory):
 
 
 def evil_record(student=EVIL):
-    fields = {"message": EVIL, "doc": EVIL, "case": EVIL, "call": EVIL, "expected": EVIL, "got": EVIL + "2", "hint": EVIL, "mistake": f"doubled/{EVIL}"}
+    fields = {
+        "message": EVIL,
+        "doc": EVIL,
+        "case": EVIL,
+        "call": EVIL,
+        "expected": EVIL,
+        "got": EVIL + "2",
+        "hint": EVIL,
+        "mistake": f"doubled/{EVIL}",
+    }
     wrong = Result("by_hand", "doubled", 1.0, 0.0, WRONG, **fields, line={"function": EVIL, "number": EVIL, "text": EVIL})
     plane = {"shape": [2, 2], "float32": base64.b64encode(np.eye(2, dtype="<f4").tobytes()).decode()}
     wrong.pictures = [plane, plane]
@@ -87,8 +96,17 @@ def test_pages_are_safe_and_usable(both, name):
     html = both[name]
     page = Outline(html)
     assert page.bad == [] and not {"script", "iframe", "object", "form", "link", "base"} & set(page.tags)
-    assert "alert(1)</script>" not in html and "onerror=alert(1)>" not in html and "\u202e" not in html and "javascript:" not in "".join(page.links)
-    assert '<meta http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;; img-src data:' in html
+    assert (
+        "alert(1)</script>" not in html
+        and "onerror=alert(1)>" not in html
+        and "\u202e" not in html
+        and "javascript:" not in "".join(page.links)
+    )
+    assert (
+        '<meta http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;; '
+        'img-src data:'
+        in html
+    )
     assert page.levels[0] == 1 and page.levels.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(page.levels, page.levels[1:])), page.levels
     assert set(page.headers) <= {"row", "col"} and page.headers
@@ -108,7 +126,15 @@ def test_feedback_says_what_happened(both, lab):
 
 def test_report_says_what_is_measured(both):
     html = both["report"]
-    for words in ("A hint where to look, not a verdict.", "point-biserial", "r = Σ(x − x̄)(y − ȳ)", "Could not be read", "2 to grade by hand", "word for word", "90%"):
+    for words in (
+        "A hint where to look, not a verdict.",
+        "point-biserial",
+        "r = Σ(x − x̄)(y − ȳ)",
+        "Could not be read",
+        "2 to grade by hand",
+        "word for word",
+        "90%",
+    ):
         assert words in html, words
 
 
@@ -119,7 +145,14 @@ def test_a_class_of_nobody_and_of_one_has_a_report(lab):
 
 
 def test_durations():
-    assert [duration(s) for s in (1, 60, 61, 3600, 90_000, 200_000)] == ["1 minute", "1 minute", "2 minutes", "1 hour", "1 day 1 hour", "2 days 7 hours"]
+    assert [duration(s) for s in (1, 60, 61, 3600, 90_000, 200_000)] == [
+        "1 minute",
+        "1 minute",
+        "2 minutes",
+        "1 hour",
+        "1 day 1 hour",
+        "2 days 7 hours",
+    ]
 
 
 def test_pictures_of_any_values_are_valid_and_what_is_no_picture_is_none():
@@ -129,7 +162,7 @@ def test_pictures_of_any_values_are_valid_and_what_is_no_picture_is_none():
     values = np.array([[0.0, np.nan, np.inf], [-np.inf, 1e38, -1e38]])
     for got, expected in [(values, values), (values, np.zeros((2, 3))), (np.zeros((64, 1)), np.ones((64, 1)))]:
         html = picture(plane(got), plane(expected))
-        data = base64.b64decode(re.search("base64,([^\"]+)", html)[1])
+        data = base64.b64decode(re.search('base64,([^"]+)', html)[1])
         width, height = struct.unpack(">II", data[16:24])
         assert data[:8] == b"\x89PNG\r\n\x1a\n" and f'width="{width}" height="{height}"' in html
     from io import BytesIO
@@ -155,18 +188,27 @@ def test_numbers_of_a_class():
 
 def test_similarity_sees_through_renaming_and_leaves_honest_ones_alone():
     given = ["def f(x):\n    raise NotImplementedError()"]
-    long = "\n".join(f"    part_{i} = [value * {i} + offset[{i}] for value in numbers if value > {i} - {i + 1}]\n    total += sum(part_{i}) ** {i}" for i in range(8))
+    long = "\n".join(
+        f"    part_{i} = [value * {i} + offset[{i}] for value in numbers if value > {i} - {i + 1}]\n    total += sum(part_{i}) ** {i}"
+        for i in range(8)
+    )
     first = f"def f(numbers):\n    total = 0\n{long}\n    return total"
     renamed = "# mine!\n" + re.sub(r"\btotal\b", "s", re.sub(r"part_", "q", first.replace("    ", "  ")))
-    other = "def f(x):\n" + "\n".join(f"    x = torch.roll(x, {i}).clamp(min={i}).reshape(-1, {i + 2}).mean(dim=1, keepdim=True)" for i in range(9))
-    found = pairs({"ada": {"c": first}, "bob": {"c": renamed}, "cleo": {"c": other}, "dan": {"c": first}, "eve": {}, "fay": {"c": given[0]}}, given)
+    other = "def f(x):\n" + "\n".join(
+        f"    x = torch.roll(x, {i}).clamp(min={i}).reshape(-1, {i + 2}).mean(dim=1, keepdim=True)" for i in range(9)
+    )
+    found = pairs(
+        {"ada": {"c": first}, "bob": {"c": renamed}, "cleo": {"c": other}, "dan": {"c": first}, "eve": {}, "fay": {"c": given[0]}}, given
+    )
     assert {(p.first, p.second, p.word_for_word) for p in found} == {("ada", "bob", False), ("ada", "dan", True), ("bob", "dan", False)}
     assert all(p.similarity >= 0.8 for p in found)
     assert pairs({f"s{i}": {"c": first} for i in range(40)}, given) == [], "what everybody has is the exercise's shape"
     assert pairs({"ada": {"c": first}, "bob": {"c": first}}, [first]) == [], "what was given is not copied"
 
 
-@pytest.mark.parametrize("text", ["", "x = 'unclosed", "def f(:\n\t  \x00 %% ü ((", "print 'hello'", "\\", "'''", "x" * 10_000, "  indented\n wrong"])
+@pytest.mark.parametrize(
+    "text", ["", "x = 'unclosed", "def f(:\n\t  \x00 %% ü ((", "print 'hello'", "\\", "'''", "x" * 10_000, "  indented\n wrong"]
+)
 def test_tokens_of_anything(text):
     assert isinstance(tokens(text), list)
     assert pairs({"ada": {"c": text * 3}, "bob": {"c": text * 3}}, [text]) is not None
@@ -175,17 +217,32 @@ def test_tokens_of_anything(text):
 def test_table_for_spreadsheets(lab):
     table = rows(lab, {"=cmd": marks_of("=cmd"), "ada": marks_of("ada", growth=1.5)}, {"=cmd": Record("=cmd", "k", UNREADABLE, "+1")})
     text = write_csv(table)
-    assert text.splitlines()[0] == "student,lab,doubled,shifted,growth,points,penalty,total,maximum,late,needs_hand_grading,could_not_be_read"
+    assert (
+        text.splitlines()[0] == "student,lab,doubled,shifted,growth,points,penalty,total,maximum,late,needs_hand_grading,could_not_be_read"
+    )
     assert text.splitlines()[1:] == ["'=cmd,90_toy,2,0,,2,0,2,7,,growth,'+1", "ada,90_toy,2,0,1.5,3.5,0,3.5,7,,,"]
 
 
 def test_records_are_cut_to_size_and_cells_find_their_exercise():
     from types import SimpleNamespace
 
-    sources = ["import torch", "def shifted(v):\n    return 1", "doubled = lambda v: v\nclass shifted: pass", "doubled == 3", "x" * 200_000, "bad \ud800 \x00"]
+    sources = [
+        "import torch",
+        "def shifted(v):\n    return 1",
+        "doubled = lambda v: v\nclass shifted: pass",
+        "doubled == 3",
+        "x" * 200_000,
+        "bad \ud800 \x00",
+    ]
     answer = SimpleNamespace(results=[], unreadable=None, cells=sources, written={"growth": "y" * 200_000}, problems=["p"] * 500, seconds=1)
     record = from_grader("ada", "k", answer, ["doubled", "shifted"])
-    assert record.cells["exercise_doubled"] == record.cells["exercise_shifted"] == sources[2] and set(record.cells) >= {"own_1", "own_2", "own_4", "own_5", "own_6"}
+    assert record.cells["exercise_doubled"] == record.cells["exercise_shifted"] == sources[2] and set(record.cells) >= {
+        "own_1",
+        "own_2",
+        "own_4",
+        "own_5",
+        "own_6",
+    }
     assert len(record.written["growth"]) < 110_000 and "100,000 characters more" in record.written["growth"] and len(record.notes) == 100
     assert record.cells["own_6"] == "bad ? \ufffd" and cut("a" * 5, 5) == "a" * 5
     assert dataclasses.asdict(record)

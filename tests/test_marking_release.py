@@ -39,7 +39,15 @@ def test_what_students_get(released):
 
 def test_no_solution_and_no_mistake_in_any_file(released, root):
     text = "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in released.rglob("*") if p.is_file())
-    for secret in ("secret_value", "wrong_square", "other_way", "lenient", "BEGIN SOLUTION\n    result", "Exponentially", "One point for the word"):
+    for secret in (
+        "secret_value",
+        "wrong_square",
+        "other_way",
+        "lenient",
+        "BEGIN SOLUTION\n    result",
+        "Exponentially",
+        "One point for the word",
+    ):
         assert secret not in text, secret
     for cell in sources.read_cells(sources.topic_path(TOPIC, root)):
         if cell.kind in ("mistake", "alternative"):
@@ -55,7 +63,9 @@ def test_due_date_stands_in_readme_and_gradebook(released):
 
 def test_requirements_are_the_lock_s(released):
     lines = (released / "requirements.txt").read_text().splitlines()
-    assert any(line.startswith("torch==") for line in lines) and not any(line.startswith(("nbgrader", "pytest", "distributed")) for line in lines)
+    assert any(line.startswith("torch==") for line in lines) and not any(
+        line.startswith(("nbgrader", "pytest", "distributed")) for line in lines
+    )
 
 
 def test_the_lab_runs_there_with_nothing_else(released):

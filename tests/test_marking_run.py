@@ -87,7 +87,11 @@ def test_marks_pages_and_table(submitted, root):
 def test_a_second_run_grades_nothing_and_changes_nothing(submitted, root):
     grade(submitted, root)
     out = submitted.parent
-    before, files, lines = state_of_gradebook(f"sqlite:///{out}/gradebook.db"), files_of(out), (out / "grading" / TOPIC / "journal.jsonl").read_bytes()
+    before, files, lines = (
+        state_of_gradebook(f"sqlite:///{out}/gradebook.db"),
+        files_of(out),
+        (out / "grading" / TOPIC / "journal.jsonl").read_bytes(),
+    )
     fine, said = grade(submitted, root)
     assert fine and "6 of them in an earlier run" in said
     assert state_of_gradebook(f"sqlite:///{out}/gradebook.db") == before and files_of(out) == files
@@ -135,7 +139,10 @@ def test_odd_folders_and_names(submitted, root, lab):
     for name in strange:
         submit(submitted, name, lab, "right")
     os.makedirs(os.path.join(os.fsencode(submitted), b"caf\xe9", TOPIC.encode()))
-    shutil.copy(submitted / "ada" / TOPIC / f"{SLUG}.ipynb", os.path.join(os.fsencode(submitted), b"caf\xe9", TOPIC.encode(), f"{SLUG}.ipynb".encode()))
+    shutil.copy(
+        submitted / "ada" / TOPIC / f"{SLUG}.ipynb",
+        os.path.join(os.fsencode(submitted), b"caf\xe9", TOPIC.encode(), f"{SLUG}.ipynb".encode()),
+    )
     (submitted / "link").symlink_to(submitted / "ada")
     (submitted / "sue" / TOPIC).mkdir(parents=True)
     (submitted / "sue" / TOPIC / f"{SLUG}.ipynb").symlink_to(submitted / "ada" / TOPIC / f"{SLUG}.ipynb")
@@ -190,7 +197,12 @@ def test_marks_by_hand_come_back_and_stay(submitted, root, lab):
     submit(submitted, "cleo", lab, "right", "New.")  # somebody else's change touches nobody's marks
     grade(submitted, root)
     state = state_of_gradebook(url)
-    assert state["ada"]["grades"]["written_growth"] == (None, 1.5, 0.25, False) and state["bob"]["grades"]["check_doubled"] == (0.0, 1.0, None, False)
+    assert state["ada"]["grades"]["written_growth"] == (None, 1.5, 0.25, False) and state["bob"]["grades"]["check_doubled"] == (
+        0.0,
+        1.0,
+        None,
+        False,
+    )
     submit(submitted, "ada", lab, "right", "A better answer.", "2026-10-01 10:00:00 UTC")
     submit(submitted, "bob", lab, "right", "Fast <b>very</b>", "2026-10-03 12:30:00 UTC")
     grade(submitted, root)
@@ -279,7 +291,8 @@ def test_two_runs_at_once_are_refused_and_a_stale_lock_is_not(submitted, root):
     lock = submitted.parent / "grading" / "lock"
     code = (
         "import fcntl, os, sys; os.makedirs(os.path.dirname(sys.argv[1])); file = open(sys.argv[1], 'w')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX); print(f'process {os.getpid()} on this machine', file=file, flush=True); print('held', flush=True)\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX); print(f'process {os.getpid()} on this machine', file=file, flush=True); print('held', "
+        "flush=True)\n"
         "sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=helpers.REPO, text=True)
@@ -400,6 +413,24 @@ def test_report_without_grading_is_refused(tmp_path, root):
 
 def test_the_journal_survives_what_is_no_record(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(b'null\n[]\n{"format":1}\n{"format":2,"kind":"graded"}\n\x00\x00\xff\n{"format":1,"kind":"graded","record":{"who":1}}\n')
+    path.write_bytes(
+        b'null\n[]\n{"format":1}\n{"format":2,"kind":"graded"}\n\x00\x00\xff\n{"format":1,"kind":"graded","record":{"who":1}}\n'
+    )
     assert journal.Journal(path).records == {}
     assert json.loads(b"null") is None and Path(path).exists()
+
+
+def test_formgrader_finds_the_lab_and_its_submissions(submitted, root):
+    """By nbgrader's own interface, in the folder and with the configuration that grading leaves."""
+    from nbgrader.apps.api import NbGraderAPI
+    from nbgrader.coursedir import CourseDirectory
+    from traitlets.config import PyFileConfigLoader
+
+    grade(submitted, root)
+    out = submitted.parent
+    config = PyFileConfigLoader("nbgrader_config.py", str(out)).load_config()
+    config.CourseDirectory.root = str(out)
+    api = NbGraderAPI(CourseDirectory(config=config), config=config)
+    assert api.get_source_assignments() == {TOPIC}
+    found = {s["student"]: s["needs_manual_grade"] for s in api.get_notebook_submissions(TOPIC, SLUG)}
+    assert found == {"ada": True, "bob": True, "cleo": False, "dan": False, "eve": False, "fay": False}

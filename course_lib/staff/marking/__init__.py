@@ -11,7 +11,8 @@
     late         what a late submission costs
     autograded   the notebooks that formgrader shows, and `clean`, which takes the danger out of written answers
     tables       marks.csv
-    feedback     a page a student; `report`, a page a class; both drawn with `pages` and `pictures`, on numbers of `statistics` and `similarity`
+    feedback     a page a student; `report`, a page a class; both drawn with `pages` and `pictures`, on numbers of `statistics` and
+    `similarity`
 
 The core (`course_lib.staff.grading`) runs submissions and knows nothing of all this.
 """

@@ -56,7 +56,9 @@ def _outputs(item, record: Record) -> list:
     earned = record.earned(item) if record.status == GRADED else 0.0
     text = f"Could not be read: {record.reason}"
     if record.status == GRADED:
-        text = exercise_panel({"name": item.name, "points": item.points, "hints": 0}, [replace(r, pictures=None) for r in record.of(item)], 0).text
+        text = exercise_panel(
+            {"name": item.name, "points": item.points, "hints": 0}, [replace(r, pictures=None) for r in record.of(item)], 0
+        ).text
     points = new_output("execute_result", data={"text/plain": repr(float(earned))}, execution_count=1)
     return [new_output("stream", name="stdout", text=text + "\n"), points]
 

@@ -1,6 +1,7 @@
 """Submissions on the workers of a Dask cluster: more machines than one.
 
-The workers belong to the staff: they hold the same course, run the checks and are told the secret. What they are sent is a notebook's bytes;
+The workers belong to the staff: they hold the same course, run the checks and are told the secret. What they are sent is a notebook's
+bytes;
 it runs in their own sandbox. A worker that dies takes nothing along: Dask gives its submissions to another.
 """
 

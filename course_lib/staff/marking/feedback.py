@@ -22,7 +22,9 @@ def path_of(out: Path, student: str, topic: str) -> Path:
     return out / "feedback" / student / topic / "feedback.html"
 
 
-def feedback_page(assignment: Assignment, record: Record, marks: Marks, due: datetime.datetime | None, submitted: datetime.datetime | None) -> str:
+def feedback_page(
+    assignment: Assignment, record: Record, marks: Marks, due: datetime.datetime | None, submitted: datetime.datetime | None
+) -> str:
     """The page. Times are UTC."""
     title = f"{assignment.topic}: feedback for {record.student}"
     head = [
@@ -40,13 +42,22 @@ def feedback_page(assignment: Assignment, record: Record, marks: Marks, due: dat
     if record.status == GRADED:
         body.append(f"<p>{OTHER_INPUTS}</p>")
     else:
-        words = "Your submission could not be read" if record.status != FAILED else "The grader itself failed on your submission; your instructor knows"
+        words = (
+            "Your submission could not be read"
+            if record.status != FAILED
+            else "The grader itself failed on your submission; your instructor knows"
+        )
         body.append(f'<div class="notice" role="note"><p><strong>{words}.</strong> {text(record.reason)}</p></div>')
     if record.notes:
-        body.append(f"<details open><summary>What was odd about the notebook</summary><ul>{''.join(f'<li>{text(n)}</li>' for n in record.notes)}</ul></details>")
+        body.append(
+            "<details open><summary>What was odd about the "
+            f"notebook</summary><ul>{''.join(f'<li>{text(n)}</li>' for n in record.notes)}</ul></details>"
+        )
     body.append(_overview(assignment, record, marks))
     body += [_item(assignment, number, item, record, marks) for number, item in enumerate(assignment.items, 1)]
-    foot = "<p>Points of an exercise are those of its checks that passed. Hints stand in the lab, folded, under each exercise's statement.</p>"
+    foot = (
+        "<p>Points of an exercise are those of its checks that passed. Hints stand in the lab, folded, under each exercise's statement.</p>"
+    )
     return page(title, "\n".join(head), "\n".join(body), foot)
 
 
@@ -135,7 +146,11 @@ def _exercise(results: list[Result]) -> list[str]:
 def facts(r: Result) -> list[str]:
     """What one check has to say: sentences, then case, call, line, expected and got."""
     if r.outcome == outcomes.PASSED:
-        return ["<p>Right, given a right helper from the earlier exercise; your own helper still has to be mended.</p>"] if r.with_substitute else []
+        return (
+            ["<p>Right, given a right helper from the earlier exercise; your own helper still has to be mended.</p>"]
+            if r.with_substitute
+            else []
+        )
     parts = [f"<p>{with_code(r.message)}</p>"] if r.message else []
     lines = [("case", r.case), ("last call", r.call if r.outcome != outcomes.NOT_ATTEMPTED else None)]
     if r.line and r.line.get("text"):
@@ -147,5 +162,5 @@ def facts(r: Result) -> list[str]:
     if isinstance(r.pictures, (list, tuple)) and len(r.pictures) == 2:
         drawn = picture(*r.pictures)
         if drawn:
-            parts.append(f"<figure>{drawn}<figcaption class=\"soft\">Expected, got, absolute difference.</figcaption></figure>")
+            parts.append(f'<figure>{drawn}<figcaption class="soft">Expected, got, absolute difference.</figcaption></figure>')
     return parts

@@ -175,7 +175,12 @@ def cells_of(assignment: Assignment) -> tuple[dict, dict, dict]:
         if about["solution"]:
             solution[name] = {}
         if about["grade"] or about["solution"] or about["locked"]:
-            source[name] = {"cell_type": cell.cell_type, "locked": about["locked"], "source": cell.source, "checksum": about.get("checksum")}
+            source[name] = {
+                "cell_type": cell.cell_type,
+                "locked": about["locked"],
+                "source": cell.source,
+                "checksum": about.get("checksum"),
+            }
     return grade, solution, source
 
 
@@ -215,7 +220,9 @@ def set_due_date(gradebook, topic: str, due: datetime.datetime | None) -> None:
 # ---- a student -------------------------------------------------------------------------------------------------------------------------
 
 
-def store(gradebook, assignment: Assignment, record: Record, timestamp: datetime.datetime | None, before: dict | None, percent: float) -> dict:
+def store(
+    gradebook, assignment: Assignment, record: Record, timestamp: datetime.datetime | None, before: dict | None, percent: float
+) -> dict:
     """One student's automatic scores, in one transaction.
 
     Args:
@@ -246,14 +253,19 @@ def store(gradebook, assignment: Assignment, record: Record, timestamp: datetime
             elif changed:
                 grade.needs_manual_grade = True
             if item.answer in comments:
-                comments[item.answer].auto_comment = None if record.status == FAILED or is_answered(assignment, item, record) else NO_RESPONSE
+                comments[item.answer].auto_comment = (
+                    None if record.status == FAILED or is_answered(assignment, item, record) else NO_RESPONSE
+                )
         notebook.late_submission_penalty = late.penalty(_score(grades.values()), _seconds_late(submission), percent) or None
     return now
 
 
 def state_of(assignment: Assignment, record: Record) -> dict:
     """What the gradebook is to hold: points by exercise (None where the grader failed), a digest of each written answer."""
-    scores = {item.name: None if record.status == FAILED else (record.earned(item) if record.status == GRADED else 0.0) for item in assignment.exercises}
+    scores = {
+        item.name: None if record.status == FAILED else (record.earned(item) if record.status == GRADED else 0.0)
+        for item in assignment.exercises
+    }
     return {"answers": {item.name: digest(record.written.get(item.name, "")) for item in assignment.written}, "scores": scores}
 
 
@@ -320,12 +332,14 @@ def read(gradebook, assignment: Assignment, percent: float) -> dict[str, Marks]:
     try:
         gradebook.find_notebook(assignment.slug, assignment.topic)
     except MissingEntry:
-        raise GradebookError(f"the gradebook has no {assignment.topic}; grade first: course grade SUBMISSIONS --lab {assignment.topic}") from None
+        raise GradebookError(
+            f"the gradebook has no {assignment.topic}; grade first: course grade SUBMISSIONS --lab {assignment.topic}"
+        ) from None
     query = (
         gradebook.db.query(SubmittedNotebook)
         .join(SubmittedNotebook.assignment).join(SubmittedAssignment.assignment).join(SubmittedNotebook.notebook)
         .filter(AssignmentRow.name == assignment.topic, Notebook.name == assignment.slug)
-        .options(selectinload(SubmittedNotebook.grades), selectinload(SubmittedNotebook.comments), selectinload(SubmittedNotebook.assignment))
+        .options(*map(selectinload, (SubmittedNotebook.grades, SubmittedNotebook.comments, SubmittedNotebook.assignment)))
     )  # fmt: skip
     found = {}
     for notebook in query:
@@ -338,7 +352,9 @@ def read(gradebook, assignment: Assignment, percent: float) -> dict[str, Marks]:
                 continue
             by_hand = grade.manual_score is not None
             score = grade.manual_score if by_hand else grade.auto_score
-            marks.items[item.name] = Mark(score, grade.extra_credit or 0.0, by_hand, bool(grade.needs_manual_grade), comments.get(item.answer, ""))
+            marks.items[item.name] = Mark(
+                score, grade.extra_credit or 0.0, by_hand, bool(grade.needs_manual_grade), comments.get(item.answer, "")
+            )
         marks.penalty = late.penalty(marks.points, marks.seconds_late, percent)
         if (notebook.late_submission_penalty or 0.0) != marks.penalty:
             notebook.late_submission_penalty = marks.penalty or None
@@ -365,4 +381,3 @@ def due_date(gradebook, topic: str) -> datetime.datetime | None:
         return gradebook.find_assignment(topic).duedate
     except MissingEntry:
         return None
-

@@ -154,7 +154,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def read_secret(path: Path) -> bytes | None:
-    """The secret of a course, from which private seeds are made, so that a regrade meets the same random inputs; None where there is none yet."""
+    """The secret of a course, from which private seeds are made, so that a regrade meets the same random inputs; None where there is
+    none yet."""
     if not os.path.lexists(path):
         return None
     try:
@@ -197,4 +198,6 @@ def refuse_checkout(paths: list[Path], root: Path) -> None:
     except OSError:  # no git: nothing is known to be ignored
         ignored = False
     if not ignored:
-        raise FolderError(f"{inside[0]} lies in the course's own folder; submissions, marks and the secret belong outside of it (--out, --secret)")
+        raise FolderError(
+            f"{inside[0]} lies in the course's own folder; submissions, marks and the secret belong outside of it (--out, --secret)"
+        )

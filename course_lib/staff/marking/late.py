@@ -18,7 +18,8 @@ class LatePolicy(LateSubmissionPlugin):
 
     percent_a_day = Float(
         0.0,
-        help="Percent of the points earned that each day begun after the due date costs: 0 shows that a submission is late and takes nothing off, "
+        help="Percent of the points earned that each day begun after the due date costs: 0 shows that a submission is late and takes "
+        "nothing off, "
         "10 takes a tenth a day, 100 gives nothing to late work.",
     ).tag(config=True)
 

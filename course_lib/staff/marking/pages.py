@@ -28,10 +28,13 @@ h3.check { font-size: 1rem; font-weight: 500; } h3.check .soft { font-weight: 40
 p { margin: .5rem 0; max-width: 46rem; } .soft { color: var(--soft); } .big { font-size: 1.25rem; }
 a { color: var(--blue); } :focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
 code, pre { font: .875em/1.45 ui-monospace, SFMono-Regular, Consolas, "Liberation Mono", monospace; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .75rem; margin: .25rem 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); border: 1px solid var(--line); border-radius: 6px;
+padding: .6rem .75rem; margin: .25rem 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; min-width: min(100%, 26rem); font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding: .25rem 0; } th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; }
-thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; } tbody tr > * { border-bottom: 1px solid var(--line); } th { font-weight: 600; }
+caption { text-align: left; color: var(--soft); padding: .25rem 0; } th, td { text-align: left; vertical-align: top; padding: .3rem
+.75rem .3rem 0; }
+thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; } tbody tr > * { border-bottom: 1px solid var(--line); } th {
+font-weight: 600; }
 td.n, th.n { text-align: right; white-space: nowrap; } td.w { overflow-wrap: anywhere; min-width: 9rem; }
 .exercise { border: 1px solid var(--line); border-left: 5px solid var(--open); border-radius: 6px; padding: .25rem 1rem .75rem; margin: 1rem 0; }
 .exercise h2 { margin-top: .75rem; } .passed { border-left-color: var(--passed); } .wrong { border-left-color: var(--wrong); }
@@ -56,10 +59,12 @@ KINDS = {"passed": "passed", "not attempted": "open"}  # any other outcome is "w
 def page(title: str, head: str, body: str, foot: str) -> str:
     """A whole page. `title` is text; `head`, `body` and `foot` are HTML that is safe already."""
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" '
+        f'content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="robots" content="noindex">\n'
         f'<meta name="referrer" content="no-referrer">\n<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        f'<a class="skip" href="#main">Skip to the content</a>\n<header>\n{head}\n</header>\n<main id="main" tabindex="-1">\n{body}\n</main>\n'
+        f'<a class="skip" href="#main">Skip to the content</a>\n<header>\n{head}\n</header>\n<main id="main" '
+        f'tabindex="-1">\n{body}\n</main>\n'
         f"<footer>\n{foot}\n</footer>\n</body>\n</html>\n"
     )
 
@@ -107,7 +112,8 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[tuple[str,
             cells.append(f'<td class="{css}{void}" data-label="{text(label)}">{html}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     css = ' class="stack"' if stack else ""
-    return f'<div class="scroll"><table{css}><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    inside = f'<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
+    return f'<div class="scroll"><table{css}>{inside}</table></div>'
 
 
 def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
@@ -137,4 +143,3 @@ def meter(share: float, label: str, width: int = 120) -> str:
         f'<svg role="img" width="{width}" height="10" viewBox="0 0 {width} 10" aria-label="{text(label)}">'
         f'<rect class="trough" width="{width}" height="10" rx="3"/><rect class="bar" width="{filled:.1f}" height="10" rx="3"/></svg>'
     )
-

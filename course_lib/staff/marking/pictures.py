@@ -15,7 +15,8 @@ PAPER = 255
 
 
 def picture(got: dict, expected: dict) -> str:
-    """An <img> of two planes as the core packs them ({"shape", "float32"}), expected at the left, got, absolute difference; "" where it cannot be."""
+    """An <img> of two planes as the core packs them ({"shape", "float32"}), expected at the left, got, absolute difference; "" where it
+    cannot be."""
     try:
         planes = [_unpacked(plane) for plane in (expected, got)]
     except (KeyError, TypeError, ValueError):
@@ -32,7 +33,11 @@ def picture(got: dict, expected: dict) -> str:
     image = np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
     bad = ~(difference <= 1e-5 * max(abs(low), abs(high), 1e-12))
     rows, columns = np.flatnonzero(bad.any(1)), np.flatnonzero(bad.any(0))
-    where = f"they differ in rows {rows[0]} to {rows[-1]} and columns {columns[0]} to {columns[-1]} of {bad.shape}" if len(rows) else "they hardly differ"
+    where = (
+        f"they differ in rows {rows[0]} to {rows[-1]} and columns {columns[0]} to {columns[-1]} of {bad.shape}"
+        if len(rows)
+        else "they hardly differ"
+    )
     alt = f"Expected, got and their absolute difference, from left to right, dark is small: {where}"
     data = base64.b64encode(_png(image)).decode()
     return f'<img src="data:image/png;base64,{data}" width="{image.shape[1]}" height="{image.shape[0]}" alt="{escape(alt)}">'

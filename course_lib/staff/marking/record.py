@@ -70,7 +70,8 @@ def as_result(content: dict) -> Result:
 def from_grader(student: str, key: str, answer: Any, exercises: Iterable[str]) -> Record:
     """A Record out of the core's `SubmissionResult`, with every text cut to a size that pages and gradebook can take.
 
-    The core returns the student's own cells in order. The last one that defines an exercise stands for it, the others are kept as own cells.
+    The core returns the student's own cells in order. The last one that defines an exercise stands for it, the others are kept as own
+    cells.
     """
     results = []
     for result in answer.results:

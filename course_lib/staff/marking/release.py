@@ -33,7 +33,8 @@ With Python 3.11 or newer, in this folder:
     .venv/bin/python -m pip install -r requirements.txt
     .venv/bin/python -m jupyterlab {slug}.ipynb
 
-(On Windows `.venv\\Scripts\\python` in place of `.venv/bin/python`.) Your own environment does as well, if it has what `requirements.txt` names.
+(On Windows `.venv\\Scripts\\python` in place of `.venv/bin/python`.) Your own environment does as well, if it has what
+`requirements.txt` names.
 
 ## Work
 
@@ -44,7 +45,8 @@ Fill the cells that say `YOUR CODE HERE`, run the cell below each to see what it
 
 ## Hand in
 
-The file `{slug}.ipynb` under this very name, and nothing else. Grading runs the same checks on other random inputs of the same kind, and only the
+The file `{slug}.ipynb` under this very name, and nothing else. Grading runs the same checks on other random inputs of the same kind, and
+only the
 cells you wrote.
 """
 
@@ -57,7 +59,8 @@ def release(topic: str, folder: Path | str, *, due: str | None = None, out: Path
         topic: of the lab.
         folder: new or empty, outside of the course's checkout.
         due: a time; without one the gradebook is left alone.
-        out: the folder of the gradebook, the one above `folder` by default: the rule of `course grade`, so that `released` and `submitted` side
+        out: the folder of the gradebook, the one above `folder` by default: the rule of `course grade`, so that `released` and
+        `submitted` side
             by side share one.
     Raises CommandError before anything was written.
     """
@@ -118,7 +121,11 @@ def _fill(folder: Path, lab: Assignment, cells: list, due: str | None, root: Pat
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
     top = Path(folder).resolve() == PACKAGE
-    return [n for n in names if (top and n in STAFF_ONLY) or n.startswith(".") or n == "__pycache__" or n.endswith((".pyc", ".pyo", ".egg-info"))]
+    return [
+        n
+        for n in names
+        if (top and n in STAFF_ONLY) or n.startswith(".") or n == "__pycache__" or n.endswith((".pyc", ".pyo", ".egg-info"))
+    ]
 
 
 def requirements() -> list[str]:

@@ -36,7 +36,8 @@ def report_page(
         f'<p class="soft">Lab {text(assignment.topic)} · {len(records)} submission{"s" * (len(records) != 1)}, {len(graded)} graded'
         + (f" · due {due:%Y-%m-%d %H:%M} UTC" if due else "")
         + "</p>",
-        '<nav aria-label="Sections"><p><a href="#attention">To look at</a> · <a href="#totals">Totals</a> · <a href="#items">Questions</a> · '
+        '<nav aria-label="Sections"><p><a href="#attention">To look at</a> · <a href="#totals">Totals</a> · <a '
+        'href="#items">Questions</a> · '
         '<a href="#mistakes">Misconceptions</a> · <a href="#similar">Near-identical</a> · <a href="#time">Time</a></p></nav>',
     ]
     body = [
@@ -61,7 +62,9 @@ def _attention(assignment: Assignment, records: dict[str, Record], marks: dict[s
     failed = [[(text(s), ""), (text(r.reason), "w")] for s, r in sorted(records.items()) if r.status == FAILED]
     parts = ['<section aria-labelledby="attention"><h2 id="attention">To look at</h2>']
     if unreadable:
-        parts.append("<h3>Could not be read</h3><p>These earned nothing. Ask for a new copy, put it in place of the old one, and grade again.</p>")
+        parts.append(
+            "<h3>Could not be read</h3><p>These earned nothing. Ask for a new copy, put it in place of the old one, and grade again.</p>"
+        )
         parts.append(table("Submissions that could not be read", ["student", "why"], unreadable, stack=True))
     if failed:
         parts.append("<h3>The grader failed</h3><p>No fault of the students. The next run tries these again.</p>")
@@ -94,7 +97,7 @@ def _totals(assignment: Assignment, graded: dict[str, Record], marks: dict[str, 
     counts = []
     for i, (a, b) in enumerate(zip(edges, edges[1:])):
         counts.append((f"{plain(a)} – {plain(b)}", sum(a <= t and (t < b or i == 4) for t in totals)))
-    said = f"Median {plain(middle)} of {plain(assignment.points)} points; the middle half of the class lies from {plain(low)} to {plain(high)}."
+    said = f"Median {plain(middle)} of {plain(assignment.points)} points; the middle half of the class has {plain(low)} to {plain(high)}."
     return f"{head}<p>{said}</p>{bars(counts, 'Students by points')}</section>"
 
 
@@ -110,14 +113,25 @@ def _items(assignment: Assignment, graded: dict[str, Record], marks: dict[str, M
         r = None if waiting else discrimination(scores, [marks[s].points for s in scored])
         remark = f"{waiting} still to be graded" if waiting else _remark(mean, r)
         share = "–" if mean is None else f"{mean:.0%}{meter(mean, f'{mean:.0%} of the points')}"
+        shown = "–" if r is None else f"{r:+.2f}"
         rows.append(
-            [(text(item.heading), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), ("–" if r is None else f"{r:+.2f}", "n"), (remark, "w")]
+            [(text(item.heading), ""), (plain(item.points), "n"), (str(len(scored)), "n"), (share, ""), (shown, "n"), (remark, "w")]
         )  # fmt: skip
-    parts.append(table("Difficulty and discrimination", ["question", "points", "graded", "mean share of points", "discrimination", "remark"], rows, stack=True))
     parts.append(
-        "<details><summary>What these numbers are</summary><p><strong>Mean share</strong> (difficulty): mean of the points earned over the points "
-        "possible; high is easy.</p><p><strong>Discrimination</strong>: the point-biserial correlation of the question with the rest of the lab, "
-        "r = Σ(x − x̄)(y − ȳ) / √(Σ(x − x̄)² · Σ(y − ȳ)²) over students, with x the points of the question and y the points of all other questions. "
+        table(
+            "Difficulty and discrimination",
+            ["question", "points", "graded", "mean share of points", "discrimination", "remark"],
+            rows,
+            stack=True,
+        )
+    )
+    parts.append(
+        "<details><summary>What these numbers are</summary><p><strong>Mean share</strong> (difficulty): mean of the points earned "
+        "over the points "
+        "possible; high is easy.</p><p><strong>Discrimination</strong>: the point-biserial correlation of the question with the "
+        "rest of the lab, "
+        "r = Σ(x − x̄)(y − ȳ) / √(Σ(x − x̄)² · Σ(y − ȳ)²) over students, with x the points of the question and y the points of all "
+        "other questions. "
         "Near 0 or below it, those who know the rest do no better here: look at the question. It needs "
         f"{FEWEST_STUDENTS} students or more, and says little below thirty; “–” stands where it is not defined.</p></details>"
     )
@@ -155,7 +169,8 @@ def _outcomes(item: Item, graded: dict[str, Record]) -> str:
     order = [outcomes.PASSED, *[o for o in SEVERITY if o != outcomes.PASSED]]
     shown = [o for o in order if any(counts[o] for counts in by_check.values())]
     rows = [[(with_code(docs[name]), "w"), *((str(counts[o]), "n") for o in shown)] for name, counts in by_check.items()]
-    return f"<details><summary>Checks of “{text(item.title)}”</summary>{table('Students by outcome', ['check', *map(word, shown)], rows, stack=True)}</details>"
+    drawn = table("Students by outcome", ["check", *map(word, shown)], rows, stack=True)
+    return f"<details><summary>Checks of “{text(item.title)}”</summary>{drawn}</details>"
 
 
 def _mistakes(assignment: Assignment, graded: dict[str, Record]) -> str:
@@ -184,7 +199,10 @@ def _mistakes(assignment: Assignment, graded: dict[str, Record]) -> str:
         parts.append("<p>No wrong answer equals a mistake we know.</p>")
     if unnamed:
         parts.append("<h3>Wrong in a way nobody has named yet</h3><p>Worth reading: a new mistake, with a hint, helps the next class.</p>")
-        rows = [[(text(titles[name]), ""), (str(len(s)), "n"), (_names(s), "w")] for name, s in sorted(unnamed.items(), key=lambda entry: -len(entry[1]))]
+        rows = [
+            [(text(titles[name]), ""), (str(len(s)), "n"), (_names(s), "w")]
+            for name, s in sorted(unnamed.items(), key=lambda entry: -len(entry[1]))
+        ]
         parts.append(table("Wrong answers without a name", ["question", "students", "who"], rows, stack=True))
     return "\n".join([*parts, "</section>"])
 
@@ -192,21 +210,30 @@ def _mistakes(assignment: Assignment, graded: dict[str, Record]) -> str:
 def _similar(pairs: list[Pair]) -> str:
     parts = [
         '<section aria-labelledby="similar"><h2 id="similar">Near-identical submissions</h2>',
-        "<p><strong>A hint where to look, not a verdict.</strong> Short exercises have few right answers, and students may have worked together with leave. "
+        "<p><strong>A hint where to look, not a verdict.</strong> Short exercises have few right answers, and students may have "
+        "worked together with leave. "
         "Read both submissions before you think anything of it.</p>",
     ]
     if pairs:
         rows = [
-            [(f"{text(p.first)} and {text(p.second)}", ""), (f"{p.similarity:.0%}", "n"), (str(p.shared), "n"), ("word for word" if p.word_for_word else "", "")]
+            [
+                (f"{text(p.first)} and {text(p.second)}", ""),
+                (f"{p.similarity:.0%}", "n"),
+                (str(p.shared), "n"),
+                ("word for word" if p.word_for_word else "", ""),
+            ]
             for p in pairs
         ]
         parts.append(table("Pairs, the most alike first", ["submissions", "similarity", "shared passages", ""], rows, stack=True))
     else:
         parts.append(f"<p>No pair is {LIKE:.0%} alike or more.</p>")
     parts.append(
-        f"<details><summary>How this is measured</summary><p>Code is cut into tokens; comments, layout and the names a student chose do not count. Runs of {GRAM} "
-        "tokens are hashed and thinned out by winnowing (Schleimer, Wilkerson and Aiken, 2003); what was handed out with the lab, and what more than a fifth of "
-        "the class has, is left out. Similarity is the share of the smaller submission's passages that the other one has too. Submissions with fewer than "
+        "<details><summary>How this is measured</summary><p>Code is cut into tokens; comments, layout and the names a student "
+        f"chose do not count. Runs of {GRAM} "
+        "tokens are hashed and thinned out by winnowing (Schleimer, Wilkerson and Aiken, 2003); what was handed out with the lab, "
+        "and what more than a fifth of "
+        "the class has, is left out. Similarity is the share of the smaller submission's passages that the other one has too. "
+        "Submissions with fewer than "
         f"{FEWEST} passages of their own are not compared.</p></details>"
     )
     return "\n".join([*parts, "</section>"])

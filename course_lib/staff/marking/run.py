@@ -31,6 +31,7 @@ CONFIGURATION = '''"""Made by `course grade` so that formgrader, opened in this 
 c = get_config()  # noqa: F821
 
 c.CourseDirectory.course_id = {course_id!r}
+c.CourseDirectory.source_directory = "grading"  # formgrader lists a lab that has a folder there, as each graded one has
 '''
 
 
@@ -176,7 +177,9 @@ def _grade_open(notes: Journal, lab: Assignment, open_ones: list[Submission], ke
     with tqdm(total=len(open_ones), desc=lab.topic, unit="submission", disable=None, file=sys.stderr) as bar:
         for submission in open_ones:
             if submission.problem:
-                notes.graded(Record(submission.student, keys[submission.student], UNREADABLE, submission.problem, notes=list(submission.notes)))
+                notes.graded(
+                    Record(submission.student, keys[submission.student], UNREADABLE, submission.problem, notes=list(submission.notes))
+                )
                 bar.update()
         for submission, result, why in graders.run([s for s in open_ones if not s.problem], lab.topic):
             key = keys[submission.student]
@@ -253,4 +256,6 @@ def parse_due(text: str) -> datetime.datetime:
     try:
         return submissions.parse_time(text)
     except ValueError:
-        raise CommandError(f"--due must be a time such as '2026-10-09 18:00 Europe/Berlin' or '2026-10-09 18:00 +0200', got {text!r}") from None
+        raise CommandError(
+            f"--due must be a time such as '2026-10-09 18:00 Europe/Berlin' or '2026-10-09 18:00 +0200', got {text!r}"
+        ) from None

@@ -60,7 +60,8 @@ def find(folder: Path, topic: str, slug: str) -> list[Submission]:
 
 
 def student_name(raw: bytes) -> str:
-    """A folder's name as a student's: bytes that are no text and control characters become \\x.., a long name is cut and told apart by a digest."""
+    """A folder's name as a student's: bytes that are no text and control characters become \\x.., a long name is cut and told apart by a
+    digest."""
     text = raw.decode("utf-8", "backslashreplace")
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda match: f"\\x{ord(match[0]):02x}", text)
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 10]}~{digest(raw)[:8]}"
@@ -103,7 +104,9 @@ def _open(path: Path):
             raise _NotAFile(words)
     if about.st_size > MAX_BYTES:
         raise _NotAFile(f"larger than {MAX_BYTES // 2**20} MB")
-    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)), "rb")
+    return open(
+        os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)), "rb"
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -17,7 +17,8 @@ def rows(assignment: Assignment, marks: dict[str, Marks], records: dict[str, Rec
     """One dictionary a student, in order of the students.
 
     student, lab; the points of each exercise and written question (empty while nobody has graded it); `points`, their sum; `penalty` for
-    lateness; `total`; `maximum`; `late`, minutes after the due date, empty when in time; `needs_hand_grading`, names of what a person has to
+    lateness; `total`; `maximum`; `late`, minutes after the due date, empty when in time; `needs_hand_grading`, names of what a person
+    has to
     look at; `could_not_be_read`, why.
     """
     table = []
