@@ -176,6 +176,11 @@ def test_what_each_outcome_says(found, said):
         assert part in text
 
 
+@pytest.mark.parametrize(("points", "words"), [(2.0, "2"), (0.5, "0.5"), (17.25, "17.25"), (0.0, "0"), (10.0, "10"), (2.9999999999, "3")])
+def test_points_are_told_without_rounding_a_quarter_away(points, words):
+    assert render.number(points) == words
+
+
 def test_a_known_mistake_is_named_once_above_the_checks():
     found = [of(WRONG, hint="You squared.", mistake="f/1"), of(ERROR, hint="You squared.", mistake="f/1")]
     panel = render.exercise_panel(EXERCISE, found, 1)

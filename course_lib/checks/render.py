@@ -66,7 +66,8 @@ def overall(results: list[Result]) -> str:
 
 
 def number(points: float) -> str:
-    return f"{points:.0f}" if points == int(points) else f"{points:.1f}"
+    """Points without rounding away a quarter: "2", "0.5", "17.25"."""
+    return f"{points:.2f}".rstrip("0").rstrip(".")
 
 
 def word(outcome: str) -> str:

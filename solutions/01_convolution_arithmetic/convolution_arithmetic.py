@@ -43,7 +43,8 @@ def library_output_size(n, kernel_size, stride=1, padding=0, dilation=1):
 
 def library_im2col(x, kernel_size, stride=1, padding=0, dilation=1):
     """What a check puts in the place of your `im2col` where it judges a later exercise."""
-    return F.unfold(x, pair(kernel_size), dilation=pair(dilation), padding=pair(padding), stride=pair(stride))
+    numbers = x if x.is_floating_point() else x.double()  # the library's has no integers
+    return F.unfold(numbers, pair(kernel_size), dilation=pair(dilation), padding=pair(padding), stride=pair(stride)).to(x.dtype)
 
 
 # %% [markdown]
@@ -382,8 +383,9 @@ if lab.ready("box_filter"):
 # - The result has the type of `x`; gradients reach `x`, `weight` and `bias`; no argument is changed.
 # - Raise `ValueError` when `x` and `weight` differ in their number of channels.
 #
-# Write the loops over output rows and columns yourself. Within a place you may use whole-tensor arithmetic. The library's convolution
-# and `unfold` are off limits.
+# Write the loops over output rows and columns yourself. Within a place you may use whole-tensor arithmetic, and your `output_size` tells
+# how many places there are. The library's convolutions and its `unfold` of images (`F.unfold`, `nn.Unfold`) are off limits; the tensor method
+# `Tensor.unfold`, which cuts one axis, is fine.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -541,6 +543,12 @@ def conv2d_loops(x, weight, bias=None, stride=1, padding=0, dilation=1):
         raise ValueError("channels")
     return conv2d_im2col(x, weight, bias, stride, padding, dilation).detach()
 
+# %% mistake="conv2d_loops" hint="The values are right, but no gradient reaches x and weight, only the bias: `.item()`, `float()`, `.data` or `torch.tensor(...)` cut it."
+def conv2d_loops(x, weight, bias=None, stride=1, padding=0, dilation=1):
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError("channels")
+    return conv2d_im2col(x.detach(), weight.detach(), bias, stride, padding, dilation)
+
 # %% mistake="conv2d_loops" hint="A wrong number of channels passes: broadcasting or slicing hid it. Compare x.shape[1] with weight.shape[1] first."
 def conv2d_loops(x, weight, bias=None, stride=1, padding=0, dilation=1):
     channels = min(x.shape[1], weight.shape[1])
@@ -581,7 +589,7 @@ if lab.ready("conv2d_loops"):
 # then kernel row, then kernel column: number $c \cdot k_h k_w + a \cdot k_w + b$ is channel $c$, row $a$, column $b$ of the window.
 #
 # `kernel_size`, `stride`, `padding` and `dilation` are ints or pairs; padding adds zeros. The result has the type of `x`, gradients reach
-# `x`, and `x` is not changed. The library's `unfold` of images (`F.unfold`, `nn.Unfold`) is off limits; slicing, indexing and the tensor
+# `x`, and `x` is not changed. You may use your `output_size`. The library's `unfold` of images (`F.unfold`, `nn.Unfold`) is off limits; slicing, indexing and the tensor
 # method `Tensor.unfold`, which cuts one axis, are fine.
 #
 # <details><summary>Hint 1</summary>
@@ -668,7 +676,7 @@ def agrees_with_library(im2col, rng):
 @lab.check("im2col", points=0.5, forbid=("im2col", "convolution"), substitute={"output_size": "library_output_size"})
 def passes_gradients(im2col, rng):
     """The gradient of `x` counts each pixel as often as windows read it."""
-    x = normal(rng, 2, 2, 6, 5)
+    x = normal(rng, 2, 2, 7, 6)
     ours = gradients(lambda images: im2col(images, (3, 2), (1, 2), (0, 1)), x)
     expect_close(ours, gradients(lambda images: F.unfold(images, (3, 2), padding=(0, 1), stride=(1, 2)), x), "gradient of x")
 
@@ -769,12 +777,12 @@ if lab.ready("im2col"):
 # `bias`. There is no loop over positions.
 #
 # - `stride`, `padding` and `dilation` are an int or a pair each; `bias` is `(O,)` or `None`.
-# - With `groups` above 1 the channels form teams of **neighbours**: the first `C / groups` input channels feed the first `O / groups` output
-#   channels, the next feed the next. `weight` is `(O, C / groups, kh, kw)`.
-# - Raise `ValueError` when `C` is not `groups * weight.shape[1]`, and when `groups` does not divide `O`.
+# - With `groups` above 1 the channels form teams of **neighbours**: the first `C / groups` input channels feed the first `O / groups`
+#   output channels, the next feed the next. `weight` is `(O, C / groups, kh, kw)`.
+# - Raise `ValueError` when `groups` is under 1, when `C` is not `groups * weight.shape[1]`, and when `groups` does not divide `O`.
 #
-# Use your `im2col` and `output_size`, and any product (`@`, `matmul`, `einsum`). The library's convolutions are off limits. If your `im2col`
-# has a fault, the check runs again with one that works.
+# Use your `im2col` and `output_size`, and any product (`@`, `matmul`, `einsum`). The library's convolutions are off limits. If one of the
+# two has a fault, the check runs again with functions that work.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -845,10 +853,10 @@ def conv2d_im2col(
     ### END SOLUTION
 
 # %% check="conv2d_im2col" points=3
-NO_CONVOLUTION = {"forbid": ("convolution",), "substitute": {"im2col": "library_im2col"}}
+HELPERS = {"im2col": "library_im2col", "output_size": "library_output_size"}
 
 
-@lab.check("conv2d_im2col", points=1, **NO_CONVOLUTION)
+@lab.check("conv2d_im2col", points=1, forbid=("convolution",), substitute=HELPERS)
 def by_hand(conv2d_im2col):
     """Sums one can add up on paper: one kernel, a bias, two channels, two kernels, two teams."""
     x = torch.arange(6.0).reshape(1, 1, 2, 3)  # rows 0 1 2 and 3 4 5
@@ -864,7 +872,7 @@ def by_hand(conv2d_im2col):
     expect_close(conv2d_im2col(rows, own, groups=2), torch.cat([x, 10 * x + 10], 1), "two teams of one channel: a and 10 b")
 
 
-@lab.check("conv2d_im2col", points=0.75, **NO_CONVOLUTION)
+@lab.check("conv2d_im2col", points=0.75, forbid=("convolution",), substitute=HELPERS)
 def agrees_with_library(conv2d_im2col, rng):
     """Equal to the library for strides, paddings, dilations as ints and pairs, with a bias, for both types."""
     cases = [
@@ -882,7 +890,7 @@ def agrees_with_library(conv2d_im2col, rng):
     expect_close(conv2d_im2col(permuted, weight), F.conv2d(permuted, weight), "images and weight whose channels stand last in memory")
 
 
-@lab.check("conv2d_im2col", points=0.75, **NO_CONVOLUTION)
+@lab.check("conv2d_im2col", points=0.75, forbid=("convolution",), substitute=HELPERS)
 def groups_of_channels(conv2d_im2col, rng):
     """Teams of neighbouring channels, one channel a team, and channels that do not fit."""
     for channels, out_channels, groups in [(4, 6, 2), (6, 9, 3), (3, 6, 3)]:
@@ -898,7 +906,7 @@ def groups_of_channels(conv2d_im2col, rng):
     expect_raises(ValueError, lambda: conv2d_im2col(x, normal(rng, 6, 2, 3, 2), groups=0), "groups 0")
 
 
-@lab.check("conv2d_im2col", points=0.5, **NO_CONVOLUTION)
+@lab.check("conv2d_im2col", points=0.5, forbid=("convolution",), substitute=HELPERS)
 def gradients_agree(conv2d_im2col, rng):
     """The gradients of images, weight and bias are the library's."""
     x, weight, bias = normal(rng, 2, 4, 6, 5), normal(rng, 6, 2, 3, 2), normal(rng, 6)
@@ -1077,7 +1085,7 @@ if lab.ready("conv2d_im2col"):
     edges = conv2d_im2col(wall, filters, padding=1)[0]  # (3, 200, 200)
     titles = ["wall", "above - below", "left - right", "both"]
     fig = plots.image_row([wall[0], *edges.abs() * 3], titles, height=2)
-    plots.show(fig, alt="A wall of upright bricks and three edge images: only its short level joints, only its long upright joints, and all of them.")
+    plots.show(fig, alt="A wall of upright bricks, and three edge images: its short level joints, its long upright joints, and all.")
 
 # %% [markdown]
 # ## Exercise 6: write a convolution as a matrix (3 points, 15 minutes)
@@ -1148,7 +1156,10 @@ def conv_matrix(
     ### END SOLUTION
 
 # %% check="conv_matrix" points=3
-@lab.check("conv_matrix", points=1, forbid=("convolution",), substitute={"im2col": "library_im2col"})
+HELPERS = {"im2col": "library_im2col", "output_size": "library_output_size"}
+
+
+@lab.check("conv_matrix", points=1, forbid=("convolution",), substitute=HELPERS)
 def by_hand(conv_matrix):
     """Matrices one can write down: one row of pixels, two rows, stride 2, padding."""
     one_two = torch.tensor([[1.0, 2]])
@@ -1161,7 +1172,7 @@ def by_hand(conv_matrix):
     expect_close(conv_matrix(square, (2, 3)), on_two_rows, "kernel 1 2, 3 4 on 2 rows of 3 pixels")
 
 
-@lab.check("conv_matrix", points=1, forbid=("convolution",), substitute={"im2col": "library_im2col"})
+@lab.check("conv_matrix", points=1, forbid=("convolution",), substitute=HELPERS)
 def agrees_with_impulses(conv_matrix, rng):
     """Every column is the library's answer to an impulse in that pixel, and the matrix times an image is its convolution."""
     cases = [
@@ -1185,7 +1196,7 @@ def agrees_with_impulses(conv_matrix, rng):
         expect_close(images.flatten(1) @ matrix.T, convolved, f"{case}: matrix times images")
 
 
-@lab.check("conv_matrix", points=0.5, forbid=("convolution",), substitute={"im2col": "library_im2col"})
+@lab.check("conv_matrix", points=0.5, forbid=("convolution",), substitute=HELPERS)
 def gradient_reaches_kernel(conv_matrix, rng):
     """The gradient of the kernel adds up the gradients of all places where a weight stands."""
     kernel, image = normal(rng, 2, 3), normal(rng, 5, 4)
@@ -1194,7 +1205,7 @@ def gradient_reaches_kernel(conv_matrix, rng):
     expect_close(ours, theirs, "gradient of the kernel through matrix times image")
 
 
-@lab.check("conv_matrix", points=0.5, forbid=("convolution",), substitute={"im2col": "library_im2col"})
+@lab.check("conv_matrix", points=0.5, forbid=("convolution",), substitute=HELPERS)
 def refuses_large_kernels(conv_matrix):
     """A kernel that does not fit raises ValueError; one that just fits makes a matrix of one row."""
     kernel = torch.arange(1.0, 7).reshape(3, 2)
@@ -1390,7 +1401,7 @@ if lab.ready("conv_matrix"):
         ax.set_xticks(range(0, 30, 6))
         ax.grid(False)
     fig.suptitle("Blocks on diagonals; padding cuts weights off, stride skips rows")
-    alt = "Three matrices with 30 columns in five blocks: 12 rows of full staircases, 30 rows with cut ones at the blocks' ends, 6 rows with steps of 3."
+    alt = "Three matrices with 30 columns in five blocks: 12 rows of full staircases, 30 rows of cut ones, 6 rows with steps of 3."
     plots.show(fig, alt=alt)
 
 # %% [markdown]
@@ -1478,8 +1489,11 @@ def field_by_gradients(layers, output_index=12, n=1201):
 
 def expect_field(answer, expected, layers):
     case = f"layers {layers}"
-    expect_close(answer, expected, case)
-    expect_equal(answer[:2], expected[:2], f"{case}: size and jump")
+    three = type(answer) in (tuple, list) and len(answer) == 3
+    expect_true(three, case, "The answer should be three numbers: (size, jump, start).")
+    expect_equal(answer[0], expected[0], f"{case}: size")
+    expect_equal(answer[1], expected[1], f"{case}: jump")
+    expect_close(answer[2], expected[2], f"{case}: start")
 
 
 @lab.check("receptive_field", points=1)
@@ -1516,9 +1530,11 @@ def agrees_with_gradients(receptive_field, rng):
 @lab.check("receptive_field", points=0.5)
 def refuses_nonsense(receptive_field):
     """Illegal values raise ValueError, in any layer; their legal neighbours do not."""
-    for layer, legal in [((0, 1, 0, 1), (1, 1, 0, 1)), ((3, 0, 0, 1), (3, 1, 0, 1)), ((3, 1, 0, 0), (3, 1, 0, 1)), ((3, 1, -1, 1), (3, 1, 0, 1))]:
-        expect_raises(ValueError, lambda: receptive_field([(3, 1, 1, 1), layer]), f"second layer {layer}")
-        expect_field(receptive_field([(3, 1, 1, 1), legal]), field_by_gradients([(3, 1, 1, 1), legal]), [(3, 1, 1, 1), legal])
+    below = (3, 1, 1, 1)
+    for layer in [(0, 1, 0, 1), (3, 0, 0, 1), (3, 1, 0, 0), (3, 1, -1, 1)]:
+        expect_raises(ValueError, lambda: receptive_field([below, layer]), f"second layer {layer}")
+    for layers in [[below, (1, 1, 0, 1)], [below, (3, 1, 0, 1)]]:
+        expect_field(receptive_field(layers), field_by_gradients(layers), layers)
 
 # %% mistake="receptive_field" hint="You multiplied the jump by the stride before you used it. A layer's own stride moves its outputs; the cells it reads are still the old jump apart."
 def receptive_field(layers):
@@ -1577,6 +1593,17 @@ def receptive_field(layers):
         reach = dilation * (kernel_size - 1)
         size += reach * jump
         start += (reach / 2 - padding) * jump
+        jump *= stride
+    return size, jump, start
+
+# %% mistake="receptive_field" hint="Size and jump are right, but the dilation has no effect on your start: a dilated window reaches further, so its centre moves too."
+def receptive_field(layers):
+    size, jump, start = 1, 1, 0.0
+    for kernel_size, stride, padding, dilation in layers:
+        if min(kernel_size, stride, dilation) < 1 or padding < 0:
+            raise ValueError("illegal layer")
+        size += dilation * (kernel_size - 1) * jump
+        start += ((kernel_size - 1) / 2 - padding) * jump
         jump *= stride
     return size, jump, start
 
@@ -1715,13 +1742,14 @@ if lab.ready("receptive_field"):
         size, jump, start = receptive_field(layers)
         middle = start + jump * (224 // jump // 2)  # the centre of a field near the middle of the image
         corner = middle - size / 2
-        ax.add_patch(plt.Rectangle((corner, corner), size, size, fill=False, edgecolor=f"C{block}", linewidth=2, label=f"block {block}: {size} pixels"))
+        label = f"block {block}: {size} pixels"
+        ax.add_patch(plt.Rectangle((corner, corner), size, size, fill=False, edgecolor=f"C{block}", linewidth=2, label=label))
         print(f"block {block}: size {size:3d}, jump {jump:2d}, start {start:4.1f}")
         layers += [(2, 2, 0, 1)]
     ax.set(title="An output of VGG-16's last block sees most of the image", xlabel="x (pixels)", ylabel="y (pixels)")
     ax.grid(False)
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    plots.show(fig, alt="A rocket with five nested squares about the middle of the picture, from 5 pixels wide for block 1 to 196 of 224 for block 5.")
+    plots.show(fig, alt="A rocket and five nested squares about the middle, 5 pixels wide for block 1, 196 of 224 for block 5.")
 
 # %% [markdown]
 # ## Exercise 8: count weights and work (2 points, 8 minutes)
@@ -1957,14 +1985,14 @@ if lab.ready("conv_cost"):
     axes[1].bar(range(1, 6), work, color="C0")
     axes[1].set(title=f"and does {work[-1] / sum(work):.0%} of the work", ylabel="multiply-adds (billions)", xlabel="block of VGG-16")
     print(f"all convolutions: {sum(weights):.1f} million parameters, {sum(work):.1f} billion multiply-adds")
-    plots.show(fig, alt="Bars over five blocks: parameters rise from nearly none to 7 million, work peaks in blocks 3 and 4 and is least in block 5.")
+    plots.show(fig, alt="Bars over five blocks: parameters rise up to 7 million, work peaks in blocks 3 and 4 and is least in block 5.")
 
 # %% [markdown]
 # ## Exercise 9: convolve along a third axis (3 points, 12 minutes)
 #
 # Complete `conv3d_from_conv2d`: a three-dimensional convolution (no kernel flip) with stride 1, no padding and no bias, made of
-# two-dimensional ones. A volume `(N, C, D, H, W)` and a weight `(O, C, kd, kh, kw)` give `(N, O, D - kd + 1, H - kh + 1, W - kw + 1)` in the
-# type of the input, and gradients flow to both.
+# two-dimensional ones. A volume `(N, C, D, H, W)` and a weight `(O, C, kd, kh, kw)` give `(N, O, D - kd + 1, H - kh + 1, W - kw + 1)` in
+# the type of the input, and gradients flow to both.
 #
 # Raise `ValueError` when `x` and `weight` have different numbers of channels, and when the kernel is longer than the volume along any of
 # its three axes.
@@ -2085,6 +2113,18 @@ def conv3d_from_conv2d(x, weight):
         slices = x[:, :, k : k + out_d].reshape(N * out_d, C, H, W)
         output = output + F.conv2d(slices, weight[:, :, k])
     return output.unflatten(0, (N, out_d)).transpose(1, 2)
+
+# %% mistake="conv3d_from_conv2d" hint="You flattened batch with channels and split the result the same way: bring depth next to the batch before, and move it behind the output channels after."
+def conv3d_from_conv2d(x, weight):
+    (N, C, D, H, W), (O, C_weight, kd, kh, kw) = x.shape, weight.shape
+    if C_weight != C or kd > D or kh > H or kw > W:
+        raise ValueError("shapes do not fit")
+    out_d = D - kd + 1
+    output = 0
+    for k in range(kd):
+        slices = x[:, :, k : k + out_d].reshape(N * out_d, C, H, W)
+        output = output + F.conv2d(slices, weight[:, :, k])
+    return output.reshape(N, O, out_d, *output.shape[2:])
 
 # %% mistake="conv3d_from_conv2d" hint="Your result has the depth before the output channels. Exchange the two axes at the end."
 def conv3d_from_conv2d(x, weight):
@@ -2239,8 +2279,8 @@ def conv3d_from_conv2d(x, weight):
     return output.unflatten(0, (N, -1)).movedim(1, 2)
 
 # %% [markdown]
-# A film is a volume. In this one a handwritten 3 moves two pixels to the right in each frame, behind noise. A kernel of depth 5 averages five
-# frames: straight along time, or along the movement, with one weight a slice, two pixels further each time.
+# A film is a volume. In this one a handwritten 3 moves two pixels to the right in each frame, behind noise. A kernel of depth 5 averages
+# five frames: straight along time, or along the movement, with one weight a slice, two pixels further each time.
 #
 # **Predict first.** What does each of the two leave of the 3, and of the noise?
 
@@ -2258,15 +2298,16 @@ if lab.ready("conv3d_from_conv2d"):
     straight, along = conv3d_from_conv2d(noisy, kernels)[0, :, 2]  # (10, 22) each: frames 2 to 6, columns 4 to 25 of the film
     pictures = [film[0, 0, 4, :, 4:26], noisy[0, 0, 4, :, 4:26], straight, along]
     fig = plots.image_row(pictures, ["frame 4", "with noise", "mean along time", "mean along the movement"], height=1)
-    plots.show(fig, alt="A 3; the 3 lost in noise; a grey smear, where frames are averaged in place; the 3 again, where they follow its movement.")
+    plots.show(fig, alt="A 3; the 3 lost in noise; a grey smear, averaged in place; the 3 again, averaged along its movement.")
 
 # %% [markdown] written="two_small_kernels" points=2
 # ## Exercise 10: choose between two small kernels and a large one (2 points, 10 minutes)
 #
-# A layer with a 5 × 5 kernel maps $C$ channels to $C$ channels on an $H \times W$ map. You may put two layers with 3 × 3 kernels in its place,
-# $C$ channels in between, a ReLU after each, everything padded so that the map keeps its size. Compare the two choices, with numbers:
-# receptive field, parameters and multiply-adds (without biases), what each can and cannot compute, and the memory that training needs.
-# Then say when you would **not** replace the large kernel. About 150 words; use your `receptive_field` and `conv_cost`.
+# A layer with a 5 × 5 kernel maps $C$ channels to $C$ channels on an $H \times W$ map. You may put two layers with 3 × 3 kernels in its
+# place, $C$ channels in between, a ReLU after each, everything padded so that the map keeps its size. Compare the two choices, with
+# numbers: receptive field, parameters and multiply-adds (without biases), what each can and cannot compute, and the memory that training
+# needs (the backward pass of a layer needs its input, so training keeps every map in between). Then say when you would **not** replace the
+# large kernel. About 150 words; use your `receptive_field` and `conv_cost`.
 #
 # **Model answer.**
 #
@@ -2275,16 +2316,17 @@ if lab.ready("conv3d_from_conv2d"):
 # *Cost.* $2 \cdot 9\,C^2 = 18\,C^2$ weights against $25\,C^2$, so 28 % fewer. Each weight is used at all $H W$ positions, so the
 # multiply-adds are $18\,C^2 H W$ against $25\,C^2 H W$: the same 28 % less.
 #
-# *Functions.* Without the ReLU in between, two 3 × 3 layers are one linear 5 × 5 layer (away from the border), and one of a restricted kind:
-# $18\,C^2$ numbers cannot reach all kernels of $25\,C^2$. The ReLU in between lets the pair compute functions of the same pixels that a
-# single 5 × 5 layer with one ReLU cannot. Neither choice contains the other.
+# *Functions.* Without the ReLU in between, two 3 × 3 layers are one linear 5 × 5 layer (away from the border), and one of a restricted
+# kind: $18\,C^2$ numbers cannot reach all kernels of $25\,C^2$. The ReLU in between lets the pair compute functions of the same pixels
+# that a single 5 × 5 layer with one ReLU cannot. Neither choice contains the other.
 #
-# *Memory.* Training keeps what the backward pass needs: the map in between comes on top, $C H W$ numbers an image (once more if the ReLU does
-# not work in place). In the first layers of a network, where maps are large and weights few, this costs more than the saved weights give.
+# *Memory.* Training keeps what the backward pass needs: the map in between comes on top, $C H W$ numbers an image (once more if the ReLU
+# does not work in place). In the first layers of a network, where maps are large and weights few, this costs more than the saved weights
+# give.
 #
 # *When not.* With few input channels the sum changes: from 3 channels to 64, one 5 × 5 has $25 \cdot 3 \cdot 64 = 4800$ weights, the pair
-# $9 \cdot 3 \cdot 64 + 9 \cdot 64 \cdot 64 = 38592$. Other good reasons: depthwise layers, where moving maps through memory takes longer than
-# the arithmetic, and a kernel that is known beforehand, such as a blur.
+# $9 \cdot 3 \cdot 64 + 9 \cdot 64 \cdot 64 = 38592$. Other good reasons: depthwise layers, where moving maps through memory takes longer
+# than the arithmetic, and a kernel that is known beforehand, such as a blur.
 #
 # **Rubric.**
 #
@@ -2299,7 +2341,7 @@ if lab.ready("conv3d_from_conv2d"):
 # Three functions now compute the same convolution: your loops, your product of copied windows, and the library. All three do the same
 # multiplications. How far apart are they in time?
 #
-# We time them in one process on one thread, on 2 images of 8 channels and 24 × 30 pixels and a weight of 16 × 8 × 3 × 3. A ratio of times
+# We time them in one process on one thread: 2 images of 8 channels and 24 × 30 pixels, a weight of 16 × 8 × 3 × 3. A ratio of times
 # from one run depends less on the machine than the times themselves. The numbers below were measured with the functions of the solution.
 #
 # **Predict first.** By which factor do the loops fall behind the product, and the product behind the library?
@@ -2343,7 +2385,7 @@ for row, (times, color) in enumerate([(np.ones(len(records)), "C1"), (behind, "C
     ax.scatter(times, np.full(len(records), row), color=color)
 ax.set(xscale="log", xlabel="processor time, library = 1", ylim=(2.5, -0.5), title="Copied windows come close to the library, loops do not")
 ax.set_yticks(range(3), ["library", "im2col", "loops"])
-plots.show(fig, alt="Time on a logarithmic axis, five runs each: the library at 1, im2col a small factor behind, the loops far behind both.")
+plots.show(fig, alt="Time on a logarithmic axis, five runs: the library at 1, im2col a small factor behind, the loops far behind both.")
 
 # %% tags=["volatile"]
 if lab.ready("conv2d_im2col") and lab.ready("conv2d_loops"):
@@ -2353,8 +2395,9 @@ if lab.ready("conv2d_im2col") and lab.ready("conv2d_loops"):
     assert live["im2col / library"] * live["loops / im2col"] > 1
 
 # %% [markdown]
-# Nothing was saved in arithmetic, and the copies of the windows even cost memory. What the product buys is one call into code that reads its
-# numbers in order. The library goes one step further: it saves the copies too.
+# If the first number of your own run is far above that of the stored runs, your `im2col` walks over places; one slice a kernel cell
+# (exercise 4, hint 2) does the same with a handful of copies. Nothing was saved in arithmetic, and the copies of the windows even cost memory. What the product buys is one call into code that reads
+# its numbers in order. The library can go one step further and do without the copies.
 
 # %%
 lab.progress()
