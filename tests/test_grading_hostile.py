@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
-from corpus import CASES, MARK, PORT, ROOT, TOPIC  # noqa: E402
+from corpus import CASES, MARK, PORT, ROOT, SLEEP, TOPIC  # noqa: E402
 
 from course_lib.staff.grading.judge import Grader  # noqa: E402
 from course_lib.staff.grading.sandbox import FIRST_UID, NUMBER_OF_UIDS  # noqa: E402
@@ -49,7 +49,7 @@ def traces(grader: Grader) -> list[str]:
         except OSError:
             continue
         uid = int(status.split("Uid:")[1].split()[0])
-        if uid == user or "4781" in command.split() or f"{MARK}_sh" in command:
+        if uid == user or str(SLEEP) in command.split() or f"{MARK}_sh" in command:
             found.append(f"process {pid} of user {uid}: {command}")
     return found
 

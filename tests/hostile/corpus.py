@@ -1,7 +1,7 @@
 """Submissions that try something, each with the points an honest grader gives. See test_grading_hostile.py.
 
-The lab (course/solutions/70_target) has 10 points: moving_average 1 + 2 + 1, draw_mask 2, Scale 2, average_twice 2. `MARK` stands in all names
-of files, processes and sockets that a submission tries to make, so that a test can look for them outside.
+The lab (course/solutions/70_target) has 10 points: moving_average 1 + 2 + 1, draw_mask 2, Scale 2, average_twice 2. `MARK`, `PORT` or `SLEEP` stands in
+all names of files, processes and sockets that a submission tries to make, so that a test can look for them outside.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from course_lib.staff.labs import load
 
 ROOT = Path(__file__).parent / "course"
 TOPIC = "70_target"
-MARK = "hostile_mark"
-PORT = 47811
+# Of this process alone: tests that run beside it must not be blamed for each other's submissions.
+MARK = f"hostile_mark_{os.getpid()}_"
+PORT = 20000 + os.getpid() % 10000  # below the ports that a system gives away unasked
+SLEEP = 478_100_000 + os.getpid() % 100_000  # seconds; names a process in a list of them
 
 RIGHT = {
     "moving_average": "def moving_average(x, width):\n    if width < 1:\n        raise ValueError('width')\n    return x.unfold(0, width, 1).mean(1)\n",
@@ -284,7 +286,7 @@ DETACH = (
 )
 attack("staying behind", "a detached process", DETACH)
 attack("staying behind", "a detached process, answers right", DETACH, RIGHT, 10)
-attack("staying behind", "a sleeping program", f"import subprocess\nsubprocess.Popen(['sleep', '4781'], start_new_session=True)\nsubprocess.Popen(['/bin/sh', '-c', 'while :; do touch /tmp/{MARK}_sh; done'])", RIGHT, 10)
+attack("staying behind", "a sleeping program", f"import subprocess\nsubprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\nsubprocess.Popen(['/bin/sh', '-c', 'while :; do touch /tmp/{MARK}_sh; done'])", RIGHT, 10)
 attack("staying behind", "a thread that changes the answers",
        "import threading, time\ndef work():\n    while True:\n        globals()['average_twice'] = lambda *a: torch.zeros(10)\n        time.sleep(0.001)\n"
        "threading.Thread(target=work, daemon=True).start()")  # fmt: skip
