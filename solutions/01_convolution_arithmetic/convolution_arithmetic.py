@@ -366,7 +366,7 @@ def box_filter(signal, width):
 if lab.ready("box_filter"):
     grass = datasets.photograph("grass")[0, :128, :128]  # (128, 128)
     smooth = torch.stack([box_filter(row, 9) for row in grass])  # (128, 120): rows lose 8 cells
-    fig = plots.image_row([grass[:, 4:-4], smooth], ["grass", "each row averaged over 9 pixels"])
+    fig = plots.image_row([grass[:, 4:-4], smooth], ["grass", "means of 9 in a row"])
     plots.show(fig, alt="A photograph of grass, and the same photograph smeared sideways: upright edges are gone, sideways ones stay.")
 
 # %% [markdown]
