@@ -5,7 +5,7 @@
 # convolution **three times** (as stamps, as a convolution of an image full of zeros, as a matrix product), give it bilinear weights, count
 # where its stamps overlap, and build a layer that cannot leave a checkerboard. At the end you know what each of the three costs.
 #
-# **You need** the [lecture](../../lectures/02_transposed_convolution.ipynb). **Time:** about 115 minutes. **Points:** 25, of them 2 for
+# **You need** the [lecture](../../lectures/02_transposed_convolution.ipynb). **Time:** about 120 minutes. **Points:** 25, of them 2 for
 # a written answer that is graded by hand.
 #
 # **How feedback works.** Write your code in the cell that says `YOUR CODE HERE`, run it, then run the check cell below it. The check shows
@@ -2249,7 +2249,7 @@ if lab.ready("conv_transpose2d_fold") and lab.ready("bilinear_kernel"):
     library = F.interpolate(eye, scale_factor=8, mode="bilinear")
     off = (smooth - library).abs()  # (3, 1, 224, 288)
     print(f"largest difference to F.interpolate: {off[..., 8:-8, 8:-8].max():.6f} inside, {off.max():.2f} at the border")
-    fig = plots.image_row([eye[:, 0], rough[:, 0], smooth[:, 0]], ["eye, 28 x 36", "random weights", "bilinear weights"], height=2.2)
+    fig = plots.image_row([eye[:, 0], rough[:, 0], smooth[:, 0]], ["eye, 28 x 36", "random weights", "bilinear weights"], height=1.7)
     plots.show(fig, alt="A cat's eye in coarse pixels; by random weights: a repeating pattern; by bilinear weights: smooth, a dark rim.")
 
 
@@ -2900,7 +2900,7 @@ if lab.ready("ResizeConv"):
             plain = layer(torch.ones(1, 1, 20, 20))[0, 0, 8:16, 8:16]
             print(f"{name:22s} a plain wall comes out with numbers from {plain.min():.3f} to {plain.max():.3f}")
     fig = plots.image_row([coin[0], *answers], ["coin", *layers], limits=None, height=2.4)
-    plots.show(fig, alt="A coin, and three answers of twice the size: a fine grid of dots over the first two, none over the third.")
+    plots.show(fig, alt="A coin, and three answers of twice the size: a fine pattern all over the first two, none over the third.")
 
 # %% [markdown]
 # The flat overlap map of kernel 4 did not help: its four phases carry different random weights. A layer that resizes first has the same
