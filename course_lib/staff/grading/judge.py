@@ -17,7 +17,9 @@ import resource
 import select
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,30 @@ MAX_EVENT = 64 * 2**20
 
 class GraderFault(CommandError):
     """Grading cannot go on for a reason that is no submission's."""
+
+
+class Once:
+    """Known mistakes that one judge has worked out, for all graders of this process. Others wait meanwhile instead of doing the same."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[tuple, threading.Lock] = {}
+        self._found: dict[tuple, list[dict]] = {}
+
+    def __call__(self, key: tuple, find: Callable[[], list[dict] | None]) -> list[dict] | None:
+        """What was found for `key`; `find` is called where nothing was, and its None (the judge is gone) is not kept."""
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._found:
+                found = find()
+                if found is None:
+                    return None
+                self._found[key] = found
+            return self._found[key]
+
+
+_once = Once()
 
 
 class Grader:
@@ -89,18 +115,25 @@ class Grader:
         from course_lib.staff.grading.grade import SubmissionResult
 
         started, done, current, lost = time.monotonic(), [], None, 0
+        common = 0.0  # seconds of work that is done once for all submissions: no student's
         while True:
             if self._process is None:
                 self._start()
-            self._say({"grade": os.fspath(path), "topic": topic, "done": done, "give_up": lost > MAX_LOST, "used": time.monotonic() - started})
+            self._say({"grade": os.fspath(path), "topic": topic, "done": done, "give_up": lost > MAX_LOST, "used": time.monotonic() - started - common})
             while (event := self._heard(self.own_seconds)) is not None:
                 if "check" in event:
                     current = event["check"]
                 elif "result" in event:
                     done.append(event["result"])
                     current = None
+                elif "mistakes" in event:
+                    began = time.monotonic()
+                    answered = self._tell_mistakes(topic, event["state"], event["mistakes"])
+                    common += time.monotonic() - began
+                    if not answered:
+                        break
                 elif "graded" in event:
-                    event["graded"]["seconds"] = time.monotonic() - started
+                    event["graded"]["seconds"] = time.monotonic() - started - common
                     return SubmissionResult.from_dict(event["graded"])
                 elif "fault" in event:
                     raise GraderFault(event["fault"])
@@ -113,6 +146,25 @@ class Grader:
                 current = None
             elif lost > 1:
                 lost = MAX_LOST + 1  # it falls before the first check: what is left is reported as it is
+
+    def _tell_mistakes(self, topic: str, state: str, exercise: str) -> bool:
+        """Answer a judge that asks for the known mistakes of an exercise: what another has found, or that it shall find them itself.
+
+        Returns: whether it is still there.
+        """
+
+        def find() -> list[dict] | None:
+            self._say({"entries": None})
+            while (event := self._heard(self.own_seconds)) is not None:
+                if "entries" in event:
+                    return event["entries"]
+            return None
+
+        asked = []
+        entries = _once((self.settings["root"], topic, state, self.settings["secret"], exercise), lambda: asked.append(True) or find())
+        if entries is not None and not asked:
+            self._say({"entries": entries})
+        return entries is not None
 
     def _start(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -224,12 +276,16 @@ def main() -> None:
         return tell({"fault": str(error)})
 
     # Torch is imported here while the warm parent does the same.
-    from course_lib.staff.grading.grade import Times, could_not_be_read, grade_submission, private_seed, stopped_result
+    from course_lib.staff.grading.grade import Times, could_not_be_read, grade_submission, mistakes_at, private_seed, stopped_result
     from course_lib.staff.labs import load
     from course_lib.checks.outcomes import Result
 
+    known: dict[tuple[int, str], list[dict]] = {}  # what this judge was told or has found
+
     try:
         private_seed(secret, "")
+        for topic in settings["topics"]:
+            load(topic, root)  # now, and not in the time of the first submission
         sandbox.wait()
     except SandboxMissing as error:
         return tell({"missing": str(error)})
@@ -254,7 +310,21 @@ def main() -> None:
                     elif done:
                         times = Times(**{**asdict(times), "total": max(0.0, times.total - order["used"])})
                     seed = private_seed(secret, lab.topic)
-                    graded = grade_submission(order["grade"], lab, seed, sandbox, root=submissions, times=times, done=done, tell=tell)
+
+                    def mistakes(exercise: str) -> list[dict]:
+                        key = (id(lab), exercise)  # `load` keeps every lab, so that an id means one
+                        if key not in known:
+                            tell({"mistakes": exercise, "state": str(lab.path.stat().st_mtime_ns)})
+                            entries = json.loads(sys.stdin.readline())["entries"]
+                            if entries is None:
+                                entries = mistakes_at(lab, exercise, seed, alive)
+                                tell({"entries": entries})
+                            known[key] = entries
+                        return known[key]
+
+                    graded = grade_submission(
+                        order["grade"], lab, seed, sandbox, root=submissions, times=times, done=done, tell=tell, known=mistakes
+                    )
                 stored = graded.to_dict()
                 for result, picture in zip(stored["results"], pictures):
                     result["pictures"] = picture
