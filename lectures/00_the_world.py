@@ -201,7 +201,7 @@ assert error < 0.4 * unmoved
 #
 # Every scene has a clock. `render(world, time=1.0)` is one frame later: objects slide and turn, joints swing, the camera drifts.
 # `scenes.flow` says where each pixel of the first frame goes, in pixels, x to the right and y down, and which pixels are hidden or gone
-# in the second.
+# in the second. The hue is the direction, and what gets hidden is black.
 
 
 # %%
@@ -218,7 +218,7 @@ truth = scenes.flow(moving.to(torch.float32), 96)
 now, later = (scenes.render(moving, 96, time=t).images for t in (0.0, 1.0))
 for i in range(2):
     colours = flow_colours(truth.flow[i]) * ~truth.occluded[i]
-    fig = plots.image_row([now[i], later[i], colours], ["time 0", "time 1", "flow, black: occluded"] if i == 0 else None, height=1.2)
+    fig = plots.image_row([now[i], later[i], colours], ["time 0", "time 1", "flow"] if i == 0 else None, height=1.2)
     plots.show(
         fig, alt="Two frames and the flow between them: each object has its own colour, with black rims where something gets hidden."
     )
