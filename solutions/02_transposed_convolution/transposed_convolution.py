@@ -5,7 +5,7 @@
 # convolution **three times** (as stamps, as a convolution of an image full of zeros, as a matrix product), give it bilinear weights, count
 # where its stamps overlap, and build a layer that cannot leave a checkerboard. At the end you know what each of the three costs.
 #
-# **You need** the [lecture](../../lectures/02_transposed_convolution.ipynb). **Time:** about 120 minutes. **Points:** 25, of them 2 for
+# **You need** the [lecture](../../lectures/02_transposed_convolution.ipynb). **Time:** about 120 minutes for the exercises, and some for the pictures. **Points:** 25, of them 2 for
 # a written answer that is graded by hand.
 #
 # **How feedback works.** Write your code in the cell that says `YOUR CODE HERE`, run it, then run the check cell below it. The check shows
@@ -49,7 +49,10 @@ def library_bed_of_nails(x, factor):
 
 def library_conv_transpose2d(x, weight, bias=None, stride=1, padding=0, output_padding=0):
     """What a check puts in the place of your `conv_transpose2d_scatter` where it judges a later exercise."""
-    return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
+    try:
+        return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
+    except RuntimeError as error:
+        raise ValueError(f"the library refuses these arguments: {error}") from None
 
 
 def gradients_of_parameters(module, x, weights):
@@ -770,6 +773,8 @@ if lab.ready("bed_of_nails") and lab.ready("max_unpool2d"):
 # $$\text{canvas}[n, o,\; i \cdot s_h + a,\; j \cdot s_w + b] \mathrel{+}= \sum_{c} x[n, c, i, j] \; \text{weight}[c, o, a, b]
 # \quad \text{for all } i, j, a, b .$$
 #
+# The sum over $c$ says that the stamps of all input channels are added up: a pixel leaves one stamp of $C_\text{out}$ planes.
+#
 # - `weight` is $(C_\text{in}, C_\text{out}, k_h, k_w)$: the input's channels first.
 # - `stride` $(s_h, s_w)$, `padding` and `output_padding` are ints or pairs (rows, columns).
 # - `padding` cuts that many rows and columns off **every** side of the canvas.
@@ -956,6 +961,21 @@ def conv_transpose2d_scatter(x, weight, bias=None, stride=1, padding=0, output_p
             stamp = torch.einsum("nc,coab->noab", x[:, :, i, j], weight.flip(2, 3))
             canvas[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamp
     output = canvas[:, :, ph : ph + out_h, pw : pw + out_w]
+    return output if bias is None else output + bias[:, None, None]
+
+# %% mistake="conv_transpose2d_scatter" hint="Your cut uses negative ends, `ph:-ph`. Where the padding is 0 that slice is empty: cut from ph to ph + out_h."
+def conv_transpose2d_scatter(x, weight, bias=None, stride=1, padding=0, output_padding=0):
+    (N, C_in, H, W), (channels, C_out, kh, kw) = x.shape, weight.shape
+    if C_in != channels:
+        raise ValueError("channels")
+    (sh, sw), (ph, pw), (oh, ow) = pair(stride), pair(padding), pair(output_padding)
+    out_h, out_w = transposed_output_size(H, kh, sh, ph, oh), transposed_output_size(W, kw, sw, pw, ow)
+    canvas = x.new_zeros(N, C_out, out_h + 2 * ph, out_w + 2 * pw)
+    for i in range(H):
+        for j in range(W):
+            stamp = torch.einsum("nc,coab->noab", x[:, :, i, j], weight)
+            canvas[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamp
+    output = canvas[:, :, ph:-ph, pw:-pw]
     return output if bias is None else output + bias[:, None, None]
 
 # %% mistake="conv_transpose2d_scatter" hint="Rows are sh apart and columns sw; yours are swapped. A pair means (rows, columns)."
@@ -1365,6 +1385,19 @@ def conv_transpose2d_zero_insertion(x, weight, bias=None, stride=1, padding=0, o
     top, left = kh - 1 - ph, kw - 1 - pw
     padded = F.pad(nails, (left, left + ow, top, top + oh))
     return F.conv2d(padded, weight.transpose(0, 1), bias)
+
+# %% mistake="conv_transpose2d_zero_insertion" hint="You reshaped the kernel into (out, in, rows, columns), which keeps the order of the numbers and deals them to the wrong channels. Swap the axes: transpose(0, 1)."
+def conv_transpose2d_zero_insertion(x, weight, bias=None, stride=1, padding=0, output_padding=0):
+    (_, C_in, H, W), (channels, C_out, kh, kw) = x.shape, weight.shape
+    if C_in != channels:
+        raise ValueError("channels")
+    (sh, sw), (ph, pw), (oh, ow) = pair(stride), pair(padding), pair(output_padding)
+    out_h, out_w = transposed_output_size(H, kh, sh, ph, oh), transposed_output_size(W, kw, sw, pw, ow)
+    nails = bed_of_nails(x, (sh, sw))
+    top, left = kh - 1 - ph, kw - 1 - pw
+    bottom, right = out_h + kh - 1 - top - sh * H, out_w + kw - 1 - left - sw * W
+    padded = F.pad(nails, (left, right, top, bottom))
+    return F.conv2d(padded, weight.flip(2, 3).reshape(C_out, C_in, kh, kw), bias)
 
 # %% mistake="conv_transpose2d_zero_insertion" hint="You flipped one axis of the kernel only. Rows and columns are both turned around."
 def conv_transpose2d_zero_insertion(x, weight, bias=None, stride=1, padding=0, output_padding=0):
@@ -2009,7 +2042,7 @@ ax.legend()
 plots.show(fig, alt="Time ratios, logarithmic: the fold stays near the library in both cases, zero insertion is far slower with stride 8.")
 
 # %% [markdown]
-# The fold stays close to the library; its matrix product does the same multiplications. Zero insertion costs the more the larger the
+# The fold stays within a small factor of the library; its matrix product does the same multiplications. Zero insertion costs the more the larger the
 # stride, though less than $\text{stride}^2$ suggests, since a plain convolution is the better optimised routine. Your own versions, here
 # and now:
 
@@ -2261,7 +2294,8 @@ if lab.ready("conv_transpose2d_fold") and lab.ready("bilinear_kernel"):
 # stamp, has 0.
 #
 # `input_size`, `kernel_size` and `stride` are ints or pairs (rows, columns). Raise `ValueError` for sizes that your
-# `transposed_output_size` refuses. The library's convolutions and `fold` are off limits; your own `conv_transpose2d_scatter` is not.
+# `transposed_output_size` refuses. The library's convolutions and `fold` are off limits; your own `conv_transpose2d_scatter` is not, and
+# if it has a fault, the check runs again with one that works.
 #
 # <details><summary>Hint 1</summary>
 #
