@@ -51,6 +51,7 @@ def test_there_is_a_lab():
     assert topics()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic, exercise", EXERCISES)
 def test_solution_passes_on_twenty_seeds(topic, exercise):
     namespace = load(topic).namespace()
@@ -71,6 +72,7 @@ def test_alternative_passes(topic, number, cell):
         assert not failures(run(topic, cell.name, namespace, seed)), f"seed {seed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic, number, cell", cells_of("mistake"))
 def test_mistake_is_rejected_on_five_seeds(topic, number, cell):
     namespace = load(topic).namespace(cell)
@@ -87,6 +89,7 @@ def test_each_mistake_is_named_by_its_own_hint(topic, exercise):
         assert hints == {cell.hint}, f"mistake {number} of {exercise} (line {cell.line}) is named {hints}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic, exercise", EXERCISES)
 def test_mutants_are_rejected(topic, exercise):
     alive, tried = survivors(load(topic), exercise)
