@@ -138,6 +138,21 @@ def first_verdict() -> list[str]:
     return lines
 
 
+# ---- scenes and grading, in modules of their own -----------------------------------------------------------------------------------------
+
+
+def scenes(repeats: int) -> list[str]:
+    from course_lib.staff.bench_scenes import bench_rows
+
+    return bench_rows(repeats)
+
+
+def grading() -> list[str]:
+    from course_lib.staff.bench_grading import bench_rows
+
+    return bench_rows()
+
+
 # ---- the suite ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title, lines in [
         ("Functions, one thread: times as long as the library", lambda: convolutions(options.repeats)),
         ("Start, a fresh process: times as long as `import torch`", first_verdict),
+        ("Scenes: share of the time that 150 a second on two cores leave", lambda: scenes(options.repeats)),
+        ("Grading lab 01: submissions, times as many as plain nbgrader", grading),
         (f"Notebooks in the last run of the suite: share of {BUDGET:g} s", notebook_seconds),
     ]:
         print(title)
