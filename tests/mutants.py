@@ -77,6 +77,8 @@ def survivors(lab: LabSource, exercise: str) -> tuple[list[str], int]:
     (cell,) = lab.of_kind("exercise", exercise)
     checks = [replace(c, seconds=SECONDS) for c in lab.checks if c.exercise == exercise]
     namespace = lab.namespace()
+    if any(r.outcome != PASSED for r in run_collected(checks, lab.setup, namespace, SEED)):
+        raise ValueError(f"exercise {exercise!r}: the solution itself fails a check, so that no mutant could survive")
     alive, tried = [], 0
     for mutant in mutants(cell):
         tried += 1

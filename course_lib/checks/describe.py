@@ -41,7 +41,7 @@ def describe(value: Any, width: int = WIDTH) -> str:
         if 0 < count <= FEW:
             return _cut(f"{head} {_numbers(value.tolist())}", width)
         return head
-    if isinstance(value, float) and not isinstance(value, bool):
+    if isinstance(value, float):
         return number(value)
     if type(value) in (list, tuple):
         inner = ", ".join(describe(item, width) for item in value[:FEW]) + (", …" if len(value) > FEW else "")
@@ -50,7 +50,7 @@ def describe(value: Any, width: int = WIDTH) -> str:
     if type(value) is dict:
         return _cut("{" + ", ".join(f"{describe(k, width)}: {describe(v, width)}" for k, v in list(value.items())[:FEW]) + "}", width)
     if hasattr(type(value), "_words"):  # a proxy
-        return value._words if not value._words.startswith("a tensor") else value._words
+        return value._words
     if isinstance(value, torch.Generator):
         return "a torch.Generator"
     return _cut(repr(value), width)
