@@ -181,7 +181,7 @@ def test_a_worker_refuses_to_send_what_would_be_refused():
         assert "unsendable" in reply
 
 
-CALL = {"op": "call", "target": {"named": "f"}, "args": [], "kwargs": {}, "forbid": [], "grad": []}
+CALL = {"op": "call", "target": {"named": "f"}, "args": [], "kwargs": {}, "forbid": [], "largest": None, "grad": []}
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text(), inner),

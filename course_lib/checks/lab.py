@@ -85,6 +85,7 @@ class Lab:
         forbid: tuple[str, ...] = (),
         substitute: dict[str, str] | None = None,
         seconds: float = 10.0,
+        largest: int | None = None,
     ) -> Callable[[Callable], Callable]:
         """Decorator of a check function; runs it at once on the student's objects.
 
@@ -94,6 +95,7 @@ class Lab:
             forbid: words; an operator of torch with one of them in its name ends the call ("convolution", "im2col").
             substitute: {"student's helper": "name of a setup cell"}: used in a second run when the first one fails.
             seconds: limit for the whole check function.
+            largest: how many numbers a tensor may hold that an operator of torch returns; a larger one ends the call.
         """
 
         def decorate(function: Callable) -> Callable:

@@ -19,7 +19,7 @@ def check_reply(reply: dict, tensors: list[Tensor], generators: int) -> dict:
         reply, tensors: what `unpack` gave.
         generators: how many generators the call was given, all of which must come back; 0 for other requests.
     """
-    kinds = [kind for kind in ("ok", "missing", "forbidden", "unsendable", "error") if kind in reply]
+    kinds = [kind for kind in ("ok", "missing", "forbidden", "too_large", "unsendable", "error") if kind in reply]
     _expect(len(kinds) == 1, "it says nothing, or several things")
     kind = kinds[0]
     if kind == "error":

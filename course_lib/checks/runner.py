@@ -42,6 +42,7 @@ class Check:
     forbid: tuple[str, ...] = ()
     substitute: tuple[tuple[str, str], ...] = ()
     seconds: float = 10.0
+    largest: int | None = None
 
     @property
     def name(self) -> str:
@@ -66,12 +67,13 @@ class Collector:
         forbid: tuple[str, ...] = (),
         substitute: dict[str, str] | None = None,
         seconds: float = 10.0,
+        largest: int | None = None,
     ) -> Callable[[Callable], Callable]:
         """See `Lab.check`."""
 
         def decorate(function: Callable) -> Callable:
             pairs = tuple((substitute or {}).items())
-            self.checks.append(Check(exercise, function, float(points), tuple(forbid), pairs, seconds))
+            self.checks.append(Check(exercise, function, float(points), tuple(forbid), pairs, seconds, largest))
             return function
 
         return decorate
@@ -127,7 +129,7 @@ def _run_once(check: Check, session: Session, seed: int, channel: Channel | None
     try:
         if channel is not None:
             channel.start(check.seconds, fresh=bool(substitute))
-        session.begin(int(np.random.default_rng([seed, stream]).integers(2**31)), substitute, check.forbid)
+        session.begin(int(np.random.default_rng([seed, stream]).integers(2**31)), substitute, check.forbid, check.largest)
         check.function(**injected)
         result.outcome, result.earned = outcomes.PASSED, check.points
     except Wrong as end:

@@ -39,16 +39,18 @@ class Session:
         self._channel = channel
         self.forget()
 
-    def forget(self, forbid: tuple[str, ...] = ()) -> None:
+    def forget(self, forbid: tuple[str, ...] = (), largest: int | None = None) -> None:
         """Leave nothing of the last check on our side."""
-        self.forbid = forbid
+        self.forbid, self.largest = forbid, largest
         self.transcript: list[str] = []  # a digest of every answer, in order
         self.last_call: str | None = None
         self.last_answer: str | None = None
 
-    def begin(self, seed: int, substitute: dict[str, str] | None = None, forbid: tuple[str, ...] = ()) -> None:
+    def begin(
+        self, seed: int, substitute: dict[str, str] | None = None, forbid: tuple[str, ...] = (), largest: int | None = None
+    ) -> None:
         """Start a check: handles of the last one are forgotten, global random generators are seeded there."""
-        self.forget(forbid)
+        self.forget(forbid, largest)
         self._request({"op": "begin", "seed": seed, "substitute": substitute or {}}, [])
 
     def named(self, name: str) -> Remote:
@@ -66,6 +68,7 @@ class Session:
                 "args": [encoder.encode(_outgoing(a)) for a in args],
                 "kwargs": {key: encoder.encode(_outgoing(a)) for key, a in kwargs.items()},
                 "forbid": list(self.forbid),
+                "largest": self.largest,
             }
         except CodecError as error:
             raise TypeError(f"a check calls {words} with an argument that cannot cross: {error}") from None
@@ -141,6 +144,9 @@ class Session:
         if "forbidden" in reply:
             self.transcript.append("forbidden")
             raise ForbiddenReached(reply["forbidden"])
+        if "too_large" in reply:
+            self.transcript.append("too large")
+            raise OutOfLimits("memory", reply["too_large"])
         if "unsendable" in reply:
             self.transcript.append("unsendable")
             raise Wrong("the result", f"What {words} returned could not be read: {reply['unsendable']}.")

@@ -2,7 +2,7 @@
 
 In a notebook a `Worker` lives in the student's own kernel; a grader puts the same `Worker` behind a process boundary.
 It judges nothing. It reports what was returned or raised, and what a caller cannot see from outside: whether an
-argument was changed in place, whether a forbidden operator ran, whether global random numbers were drawn.
+argument was changed in place, whether a forbidden operator ran or a tensor grew too large, whether global random numbers were drawn.
 """
 
 from __future__ import annotations
@@ -30,11 +30,23 @@ class ForbiddenOperator(Exception):
     """Raised inside the student's call when it reaches an operator that the exercise asks them to write."""
 
 
-class _ForbidMode(TorchDispatchMode):
-    def __init__(self, words: tuple[str, ...]) -> None:
+class TooLarge(Exception):
+    """Raised inside the student's call when an operator returns a tensor of more numbers than the check allows."""
+
+
+class _WatchMode(TorchDispatchMode):
+    """Looks at every operator: ends the call at a forbidden one, and at one that returns too large a tensor.
+
+    Args:
+        words: an operator with one of them in its name is forbidden.
+        largest: numbers that the memory behind a tensor may hold (a view that repeats rows holds them once), or None.
+    """
+
+    def __init__(self, words: tuple[str, ...], largest: int | None) -> None:
         super().__init__()
         self.words = words
-        self.seen: str | None = None
+        self.largest = largest
+        self.seen: dict[str, str] = {}  # what the reply says, should the student's code go on
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -43,9 +55,22 @@ class _ForbidMode(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = operator_name(func, args)
         if any(word in name for word in self.words):
-            self.seen = name
+            self.seen = {"forbidden": name}
             raise ForbiddenOperator(name)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if self.largest is not None:
+            numbers = max(map(_numbers_held, result if isinstance(result, (list, tuple)) else [result]), default=0)
+            if numbers > self.largest:
+                self.seen = {"too_large": f"Your code made a tensor of {numbers:,} numbers (by `{name}`); here {self.largest:,} are allowed."}
+                raise TooLarge(name)
+        return result
+
+
+def _numbers_held(value: Any) -> int:
+    """How many numbers fit in the memory that a tensor refers to; 0 for anything else."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return 0
+    return value.untyped_storage().nbytes() // value.element_size()
 
 
 def operator_name(func: Any, args: tuple) -> str:
@@ -57,7 +82,7 @@ def operator_name(func: Any, args: tuple) -> str:
 
 
 def _exempt(function: Any) -> Any:
-    """A substitute made of library calls: operators that are forbidden to the student are not forbidden to it."""
+    """A substitute made of library calls: what is forbidden to the student, or too large for them, is not so to it."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +168,8 @@ class Worker:
         generators = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Generator)]
         before = self._values([*args, *kwargs.values()])
         states = random_states() if generators else None
-        mode = _ForbidMode(tuple(message["forbid"])) if message["forbid"] else contextlib.nullcontext()
+        watched = message["forbid"] or message["largest"] is not None
+        mode = _WatchMode(tuple(message["forbid"]), message["largest"]) if watched else contextlib.nullcontext()
         with torch.enable_grad() if leaves else contextlib.nullcontext():
             try:
                 with mode:
@@ -152,10 +178,10 @@ class Worker:
                 raise
             except BaseException as error:  # SystemExit too: a submission must not end the notebook
                 if seen := getattr(mode, "seen", None):
-                    return pack({"forbidden": seen}, [])
+                    return pack(seen, [])
                 return pack({"error": self._describe_error(error)}, [])
         if seen := getattr(mode, "seen", None):  # the student's code caught the refusal and went on
-            return pack({"forbidden": seen}, [])
+            return pack(seen, [])
         try:
             return self._answer(result, args, kwargs, function, before, states, generators, leaves)
         except KeyboardInterrupt:
