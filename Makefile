@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 LAB_AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks build bench lock clean
+.PHONY: help env lab test check notebooks build site bench lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ notebooks: $(STAMP)  ## run every lecture and solution in a kernel of its own, a
 
 build: $(STAMP)  ## make all notebooks from their sources
 	$(RUN) course_lib.cli build $(ARGS)
+
+site: $(STAMP)  ## build the readable course, site/_build/html
+	$(RUN) course_lib.cli site $(ARGS)
 
 bench: $(STAMP)  ## print how fast things are, each as a ratio to a reference of the same run
 	$(RUN) course_lib.staff.bench $(ARGS)

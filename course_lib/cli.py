@@ -51,6 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("topic", metavar="TOPIC")
     measure.add_argument("--name", help="only this measurement")
     measure.set_defaults(run=_measure)
+
+    words = "Write a lecture and a lab of one small exercise, which build and pass all tests, for a topic of the map."
+    new = commands.add_parser("new", help="staff: begin a topic", description=words)
+    new.add_argument("topic", metavar="TOPIC", help="such as 03_transfer_learning, in site/ledger.toml and not yet written")
+    new.set_defaults(run=_new)
+
+    words = "Build the readable course, static pages that need no network. Warnings are errors."
+    site = commands.add_parser("site", help="staff: build the site", description=words)
+    site.add_argument("--out", metavar="DIR", help="where the pages go (default: site/_build/html)")
+    site.add_argument("--repository", metavar="OWNER/NAME", help="a public copy of the course on GitHub; pages link to it and to Binder")
+    site.set_defaults(run=_site)
     _add_marking(commands)
     return parser
 
@@ -113,6 +124,20 @@ def _measure(options) -> int:
     from course_lib.staff import measure
 
     measure.measure(options.topic, options.name)
+    return 0
+
+
+def _new(options) -> int:
+    from course_lib.staff import skeleton
+
+    skeleton.new(options.topic)
+    return 0
+
+
+def _site(options) -> int:
+    from course_lib.staff import site
+
+    site.build_site(options.out, options.repository)
     return 0
 
 

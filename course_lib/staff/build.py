@@ -25,7 +25,7 @@ from course_lib.checks.notebook import content_id
 from course_lib.checks.outcomes import NOT_ATTEMPTED, PASSED
 from course_lib.checks.runner import PUBLIC_SEED, run_collected
 from course_lib.cli import CommandError
-from course_lib.staff import labs, leaks, sources
+from course_lib.staff import labs, leaks, ledger, sources
 from course_lib.staff.preprocess import PRIVATE
 from course_lib.staff.sources import REPO, Cell
 
@@ -362,6 +362,8 @@ def build(names: list[str], root: Path = REPO, say=print) -> None:
             lecture = lecture_notebook(topic, sources.read_cells(sources.lecture_path(topic, root)))
             seconds = _execute(lecture, at["lecture"], root, say)
             _report(say, root, at["lecture"], _write_notebook(at["lecture"], lecture), seconds)
+    if ledger.ledger_path(root).is_file():
+        _report(say, root, root / "README.md", write_if_changed(root / "README.md", ledger.readme_text(root)))
 
 
 def check(names: list[str], root: Path = REPO) -> list[str]:
@@ -380,7 +382,16 @@ def check(names: list[str], root: Path = REPO) -> list[str]:
             problems += measure.stale(topic, root)
         except (sources.SourceError, BuildError) as error:
             problems += str(error).splitlines()
-    return problems + ([] if names else _orphans(root))
+    return problems if names else problems + _orphans(root) + _check_ledger(root)
+
+
+def _check_ledger(root: Path) -> list[str]:
+    if not ledger.ledger_path(root).is_file():
+        return []
+    problems = [f"site/ledger.toml: {problem}" for problem in ledger.problems(root)]
+    if (root / "README.md").read_text(encoding="utf-8") != ledger.readme_text(root):
+        problems.append("README.md: its map is not the one that site/ledger.toml makes")
+    return problems
 
 
 def _check_solution(topic: str, at: dict[str, Path], root: Path) -> list[str]:
