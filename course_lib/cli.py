@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("notebook", help="the lab, a .ipynb file")
     check.set_defaults(run=_check)
 
+    words = "Fetch a real data set for the full profile into data/cache: cifar10, cifar100, stl10, pets or voc2012. Needs a network, once."
+    data = commands.add_parser("data", help="fetch a real data set for the full profile", description=words)
+    data.add_argument("name", metavar="NAME")
+    data.set_defaults(run=_data)
+
     words = "Make solution, lab and lecture notebooks from the text sources."
     build = commands.add_parser("build", help="staff: make notebooks from the text sources", description=words)
     build.add_argument("topics", nargs="*", metavar="TOPIC", help="such as 01_convolution_arithmetic (default: all)")
@@ -101,6 +106,13 @@ def _check(options) -> int:
     from course_lib.checks.notebook import run_notebook
 
     return 0 if run_notebook(options.notebook) else FAILED
+
+
+def _data(options) -> int:
+    from course_lib import real_data
+
+    real_data.fetch(options.name)
+    return 0
 
 
 def _build(options) -> int:
