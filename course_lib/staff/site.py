@@ -23,7 +23,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from course_lib.cli import CommandError
-from course_lib.staff import build, ledger, sources
+from course_lib.staff import build, ledger, profiles, sources
 from course_lib.staff.preprocess import PRIVATE
 from course_lib.staff.sources import REPO
 
@@ -256,5 +256,26 @@ def coverage(book: ledger.Ledger, root: Path = REPO) -> str:
         if topic.claims:
             lines += ["", "Measured:", ""]
             lines += [f"- {claim.what} (`{claim.measurement}`, in the {claim.notebook})." for claim in topic.claims]
-        lines.append("")
+        lines += ["", *_records(topic, root), ""]
     return "\n".join(lines)
+
+
+def _records(topic: ledger.Topic, root: Path) -> list[str]:
+    """How long the topic's notebooks take and what they need, at both sizes."""
+    lines = ["| notebook | quick, on a CPU | full, on a GPU |", "| --- | --- | --- |"]
+    stored = profiles.load(root)
+    at = build.paths(topic.topic, root)
+    for name in ("lecture", "solution"):
+        if at[name].is_file():
+            records = stored.get(at[name].relative_to(root).as_posix(), {})
+            quick, full = (_record(records.get(profile)) for profile in ("quick", "full"))
+            on_gpu = bool(records.get("full", {}).get("gpu"))
+            lines.append(f"| {name} | {quick or 'not recorded'} | {full if on_gpu else 'not yet run on a GPU'} |")
+    return lines
+
+
+def _record(record: dict | None) -> str:
+    if record is None:
+        return ""
+    gpu = f", {record['gpu_memory_mb']} MB on {record['gpu']}" if record.get("gpu") else ""
+    return f"{record['seconds']:.0f} s, {record['memory_mb']} MB{gpu}"
