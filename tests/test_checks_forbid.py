@@ -104,3 +104,17 @@ def test_size_is_watched_where_gradients_are_asked_for():
     namespace = student(PRODUCTS + "\nf = whole")
     assert run(check, namespace, largest=9_999).outcome == OUT_OF_LIMITS
     assert run(check, namespace, largest=10_000).outcome == PASSED
+
+
+@pytest.mark.slow  # torchvision takes seconds to import
+@pytest.mark.parametrize("name", ["roi_align", "roi_pool"])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_an_operator_of_another_library_can_be_forbidden(name, gradient):
+    source = f"from torchvision import ops\n\ndef f(x, rois):\n    return ops.{name}(x, rois, (2, 2), 1.0)"
+
+    def check(f):
+        f(torch.ones(1, 2, 4, 5, requires_grad=gradient), torch.tensor([[0.0, 0, 0, 3, 3]]))
+
+    assert run(check, source).outcome == "passed"
+    result = run(check, source, forbid=(name,))
+    assert result.outcome == "wrong" and f"`{name}`" in result.message
