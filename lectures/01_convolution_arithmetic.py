@@ -344,6 +344,35 @@ for n in (511, 512):
 # For even $n$ the error is as large as the answer itself. Whoever ports weights therefore pads by hand with `F.pad` and convolves without
 # padding.
 #
+# ## Play with it
+#
+# Here a 3 × 3 kernel stands on a handwritten three. The framed cells on the left are what one output reads, in the middle are the nine
+# products, and their sum goes to the framed cell on the right. Drag a slider, or click into a box and press the arrow keys.
+#
+# **Predict first**, then try:
+#
+# 1. Move `output column` from 1 to 4 with the edge kernel. Where does the sign change, and what do you see there in the digit?
+# 2. Set padding 1 and stride 2. The output has 12 cells. Which of them were there at padding 0 and stride 1 already?
+# 3. At dilation 2 the kernel still has nine weights. Why are only 6 outputs left of 20?
+
+# %%
+from course_lib import explore
+
+explore.convolution.show()
+
+# %% [markdown]
+# The explorer needs a running kernel. These three frames stand for it where there is none.
+
+# %%
+plots.show(explore.convolution.strip(), alt="""Input, nine products and output of the edge kernel at output (1, 1), three times. Plain: 4 × 5
+    outputs, the sum is 42. Stride 2 and padding 1: 3 × 4 outputs, the same nine cells and again 42. Dilation 2: 2 × 3 outputs, the nine
+    cells are two apart and their sum is 2.""")
+
+# %% [markdown]
+# The first two frames read the same nine cells: stride 2 with padding 1 keeps every second output of a larger map, and outputs whose window
+# lies inside the image are the old ones. New are only those that read the grey zeros. In the third frame the window spans five cells, so it
+# fits into six rows in two places and into seven columns in three.
+#
 # ## Channels and groups
 #
 # A colour image has three channels, a feature map hundreds. Each output channel $o$ has a window of weights for every input channel $c$

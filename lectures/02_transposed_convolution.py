@@ -392,6 +392,35 @@ plots.show(fig, alt="Three maps of hits: a strong checkerboard for kernel 3, a w
 # In the middle the hits run from 1 to 4 with kernel 3, from 4 to 9 with kernel 5; with kernel 4 they are 4 everywhere. So is a kernel size
 # that the stride divides the cure?
 #
+# ## Play with it
+#
+# Before we answer, print some stamps yourself. The numbers on the right are the output, and the bluer a cell, the more stamps lie on it.
+# The black frame is what `padding` and `output_padding` leave. Drag a slider, or click into a box and press the arrow keys.
+#
+# **Predict first**, then try:
+#
+# 1. Print the stamps one by one. Which cell changes its colour most often?
+# 2. Input and kernel of ones, all nine stamps: go through the kernel sizes 1 to 4 at stride 2, then at stride 3.
+# 3. Go back to kernel size 3 and stride 2, and change the kernel from ones to binomial: (1, 2, 1) along each axis. The colours stay. What do
+#    the numbers in the middle do?
+
+# %%
+from course_lib import explore
+
+explore.transposed.show()
+
+# %% [markdown]
+# The explorer needs a running kernel. These three frames stand for it where there is none.
+
+# %%
+plots.show(explore.transposed.strip(), alt="""Input, newest stamp and output at stride 2, three times. Two stamps of kernel size 3 share one
+    column of cells. All nine stamps of ones: kernel size 3 leaves 1, 2 or 4 stamps on a cell in a grid, kernel size 4 leaves 4 on every
+    cell in the middle.""")
+
+# %% [markdown]
+# The third experiment is the surprise: with the binomial kernel the stamps overlap as unevenly as before, and all the same every number in
+# the middle is a 4. Counting stamps is not enough.
+#
 # ## What a constant becomes
 #
 # Kernels are not made of ones. Let us find out for any kernel whether it paints a checkerboard. The test is a constant input, all ones,

@@ -15,7 +15,7 @@ REPO = Path(__file__).resolve().parents[1]
 CACHE = REPO / ".cache" / "tests"
 BUDGET = 60.0  # seconds a notebook, imports included, on two cores
 OFFLINE = str(REPO / "tests" / "offline")
-ONE_WORKER = {"tests/test_notebooks.py", "tests/test_site.py", "tests/test_warm.py"}  # test modules with a fixture too dear to make twice
+ONE_WORKER = {"tests/test_browser.py", "tests/test_notebooks.py", "tests/test_site.py", "tests/test_warm.py"}  # with a fixture too dear to make twice
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 sys.path.insert(0, OFFLINE)

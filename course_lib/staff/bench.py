@@ -147,6 +147,12 @@ def scenes(repeats: int) -> list[str]:
     return bench_rows(repeats)
 
 
+def explorers(repeats: int) -> list[str]:
+    from course_lib.staff.bench_explore import bench_rows
+
+    return bench_rows(repeats)
+
+
 def grading() -> list[str]:
     from course_lib.staff.bench_grading import bench_rows
 
@@ -178,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("Functions, one thread: times as long as the library", lambda: convolutions(options.repeats)),
         ("Start, a fresh process: times as long as `import torch`", first_verdict),
         ("Scenes: share of the time that 150 a second on two cores leave", lambda: scenes(options.repeats)),
+        ("Explorers, one thread: times as long as an empty plot of the same size", lambda: explorers(options.repeats)),
         ("Grading lab 01: submissions, times as many as plain nbgrader", grading),
         (f"Notebooks in the last run of the suite: share of {BUDGET:g} s", notebook_seconds),
     ]:

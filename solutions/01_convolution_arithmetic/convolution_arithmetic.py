@@ -370,6 +370,15 @@ if lab.ready("box_filter"):
     plots.show(fig, alt="A photograph of grass, and the same photograph smeared sideways: upright edges are gone, sideways ones stay.")
 
 # %% [markdown]
+# Next comes the convolution itself. The next cell opens the explorer of the lecture: move the kernel, change stride, padding and dilation,
+# and watch which cells one output reads. Come back to it whenever an index confuses you.
+
+# %%
+from course_lib import explore
+
+explore.convolution.show()
+
+# %% [markdown]
 # ## Exercise 3: write a convolution as loops (4 points, 20 minutes)
 #
 # Complete `conv2d_loops`. Slide every kernel over every image and write down one weighted sum a place, exactly as `F.conv2d` does (which

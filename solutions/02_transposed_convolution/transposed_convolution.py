@@ -765,6 +765,15 @@ if lab.ready("bed_of_nails") and lab.ready("max_unpool2d"):
     plots.show(fig, alt="A photographer; maxima in the corners of windows, filled in: blurred steps; in their places: sharper outlines.")
 
 # %% [markdown]
+# Next comes the transposed convolution itself. The next cell opens the explorer of the lecture: print one stamp after the other, and watch
+# where they start, where they are added, and what padding cuts off. Come back to it whenever an index confuses you.
+
+# %%
+from course_lib import explore
+
+explore.transposed.show()
+
+# %% [markdown]
 # ## Exercise 4: stamp a kernel for every pixel (4 points, 20 minutes)
 #
 # Complete `conv_transpose2d_scatter`, the transposed convolution as it is defined: each input pixel multiplies the kernel, and the product
