@@ -62,3 +62,13 @@ def test_first_verdict_is_reached_in_a_fresh_process(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert set(json.loads(finished.stdout.splitlines()[-1])) == {"wall", "processor"}
     assert not (tmp_path / ".t.progress.json").exists()
+
+
+@pytest.mark.slow
+def test_roi_operators_are_timed_forward_and_with_backward():
+    from course_lib.staff import bench_rois
+
+    rows = bench_rois.bench_rows(repeats=1, channels=2, size=12, num_rois=3)
+    assert [line.split()[0] for line in rows] == ["roi_pool", "roi_pool", "roi_align", "roi_align"]
+    assert ["backward" in line for line in rows] == [False, True, False, True]
+    assert all("torchvision:" in line for line in rows)

@@ -138,7 +138,13 @@ def first_verdict() -> list[str]:
     return lines
 
 
-# ---- scenes and grading, in modules of their own -----------------------------------------------------------------------------------------
+# ---- RoI operators, scenes and grading, in modules of their own --------------------------------------------------------------------------
+
+
+def rois(repeats: int) -> list[str]:
+    from course_lib.staff.bench_rois import bench_rows
+
+    return bench_rows(repeats)
 
 
 def scenes(repeats: int) -> list[str]:
@@ -182,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[variable] = "1"
     for title, lines in [
         ("Functions, one thread: times as long as the library", lambda: convolutions(options.repeats)),
+        ("RoI operators, one thread: times as long as torchvision", lambda: rois(options.repeats)),
         ("Start, a fresh process: times as long as `import torch`", first_verdict),
         ("Scenes: share of the time that 150 a second on two cores leave", lambda: scenes(options.repeats)),
         ("Explorers, one thread: times as long as an empty plot of the same size", lambda: explorers(options.repeats)),
