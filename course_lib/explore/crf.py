@@ -90,20 +90,22 @@ def _squared_distances() -> tuple[Tensor, Tensor]:
     return in_place.fill_diagonal_(torch.inf), in_colour
 
 
-def _mean_over_others(exponent: Tensor) -> Tensor:
-    """Gaussian kernels whose rows add up to 1: a message is then a weighted mean, whatever the bandwidth."""
-    return torch.softmax(exponent, dim=1)
+def _normalised(exponent: Tensor) -> Tensor:
+    """A Gaussian kernel of all pairs, each entry divided by the root of both its row's and its column's sum; in logarithms, so that a pixel
+    which hardly anybody is like is heard as well."""
+    sums = torch.logsumexp(exponent, dim=1)
+    return exponent.sub_(sums / 2).sub_(sums[:, None] / 2).exp_()
 
 
 @functools.lru_cache(maxsize=2)
 def _bilateral(theta_alpha: float, theta_beta: float) -> Tensor:
     in_place, in_colour = _squared_distances()
-    return _mean_over_others(torch.addcmul(in_place * (-0.5 / theta_alpha**2), in_colour, torch.tensor(-0.5 / theta_beta**2)))
+    return _normalised((in_place * (-0.5 / theta_alpha**2)).sub_(in_colour, alpha=0.5 / theta_beta**2))
 
 
 @functools.lru_cache(maxsize=2)
 def _spatial(theta_gamma: float) -> Tensor:
-    return _mean_over_others(_squared_distances()[0] * (-0.5 / theta_gamma**2))
+    return _normalised(_squared_distances()[0] * (-0.5 / theta_gamma**2))
 
 
 def _numbers(
