@@ -1103,8 +1103,8 @@ plots.show(fig, alt="Probability maps of the portrait for a low and a high value
 # ## Play with it
 #
 # Here are all five on sliders, with a dahlia of 40 × 48 pixels. The network's answer comes in blocks of 8 × 8, and the block in the upper
-# right corner is plainly wrong. The third picture shows to which pixels the marked one listens. (This explorer divides each row of a
-# kernel by its sum. The variant card at the end says what else one can do.)
+# right corner is plainly wrong. The third picture shows to which pixels the marked one listens. Both kernels are normalised as above,
+# by the roots of both sums.
 #
 # **Predict first**, then try:
 #
@@ -1125,8 +1125,8 @@ plots.show(explore.crf.strip(), alt="""A dahlia, a blocky answer, the kernel of 
     outline at theta beta 0.14, a blurred one at 1, and specks with a wrong block left over at 0.02.""")
 
 # %% [markdown]
-# With $\theta_\beta = 0.14$ the pixel listens to 301 others, all of them flower, and the IoU goes from 0.79 to 0.97. With 1 colour does
-# not count any more, and the outline blurs. With 0.02 it listens to 20, and the wrong block survives as a speck.
+# With $\theta_\beta = 0.14$ the pixel listens to 316 others, all of them flower, and the IoU goes from 0.79 to 0.96. With 1 colour does
+# not count any more, and the outline blurs. With 0.02 it listens to 19, and the wrong block survives as a speck.
 
 # %% [markdown]
 # ## Does it help?

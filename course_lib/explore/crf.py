@@ -72,7 +72,7 @@ def describe(**setting) -> str:
 
 
 def strip() -> Figure:
-    """Three frames: a sensible colour bandwidth, one so wide that the kernel ignores colour, one so narrow that it listens to twenty."""
+    """Three frames: a sensible colour bandwidth, one so wide that the kernel ignores colour, one so narrow that few pixels are heard."""
     return panel.frames(_draw, [dict(), dict(theta_beta=1.0), dict(theta_beta=0.02)], SIZE)
 
 
