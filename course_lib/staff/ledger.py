@@ -166,7 +166,7 @@ def minutes(topic: str, root: Path = REPO) -> dict[str, int]:
         ("lab", sources.topics(root), sources.topic_path(topic, root)),
     ):
         if topic in listed:
-            said = re.search(r"\*\*Time:\*\* about\s+(\d+)\s+minutes", sources.read_cells(path)[0].source)
+            said = re.search(r"\*\*Time:\*\*\s+about\s+(\d+)\s+minutes", sources.read_cells(path)[0].source)
             if said is None:
                 raise LedgerError(f"{path.name}: the first cell does not say **Time:** about N minutes")
             found[name] = int(said.group(1))

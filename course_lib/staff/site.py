@@ -101,6 +101,8 @@ def lecture_page(notebook, topic: ledger.Topic, repository: str | None = None, r
     _add_facts(notebook, facts)
     for cell in notebook.cells:
         _without_repository_links(cell, root)
+        if cell.cell_type == "markdown" and topic.topic not in sources.topics(root):  # its lab is still to be written
+            cell.source = re.sub(rf"\[([^\]]+)\]\(\.\./labs/{topic.topic}/[^)]*\)", r"\1", cell.source)
     return notebook
 
 
