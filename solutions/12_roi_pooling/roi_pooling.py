@@ -2,9 +2,11 @@
 # # Lab 12: RoI pooling
 #
 # A detector looks at hundreds of boxes in one image. In this lab you write the layers that let all of them share **one** feature map:
-# the window and the bins of RoI pooling, the spatial pyramid it comes from, and RoI Align, which rounds nothing.
+# the window and the bins of RoI pooling, the spatial pyramid it comes from, RoI Align without any rounding, the minibatches of
+# Fast R-CNN, its head and its loss. At the end you train a small Fast R-CNN made of your own functions.
 #
-# **You need** the lecture on RoI pooling. **Time:** about 90 minutes for the exercises, and some for the pictures. **Points:** 17.
+# **You need** the [lecture](../../lectures/12_roi_pooling.ipynb). **Time:** about 120 minutes for the exercises, and some for the pictures. **Points:** 27, of them 2 for
+# a written answer that is graded by hand.
 #
 # **How feedback works.** Write your code in the cell that says `YOUR CODE HERE`, run it, then run the check cell below it. The check shows
 # what it tried, what it expected and what came back, and it knows the common mistakes by name. Hints are folded under each statement:
@@ -62,6 +64,11 @@ def library_bilinear_sample(features, y, x):
     return values * ((y >= -1) & (y <= H) & (x >= -1) & (x <= W))
 
 
+def many_draws(sample_rois, draws, *arguments):
+    """What `draws` calls with the same arguments return, one after the other."""
+    return [sample_rois(*arguments) for _ in range(draws)]
+
+
 def gradients_of_parameters(module, x, weights):
     """The gradient of the weighted sum of a module's outputs with respect to each of its parameters, by name."""
     names, parameters = zip(*module.named_parameters())
@@ -76,7 +83,16 @@ def gradients_of_parameters(module, x, weights):
 # image in the batch, a box follows. A window or a bin is a half-open range: it holds the cells from start up to, but without, stop.
 # `output_size` is a pair, (rows, columns).
 #
-# The functions whose names begin with `library_` are for the checks.
+# The functions whose names begin with `library_` are for the checks. The sizes below are those of the network that you train at the end.
+
+# %%
+full = repro.profile() == "full"
+device = repro.pick_device() if full else torch.device("cpu")  # your functions need not know about GPUs
+IMAGE_SIZE = 128 if full else 64  # pixels a side
+NUM_TRAIN, NUM_TEST = (4000, 800) if full else (480, 160)  # scenes
+WIDTH = 64 if full else 16  # channels of the first convolution
+NUM_STEPS = 2000 if full else 300
+IMAGES_PER_BATCH, ROIS_PER_BATCH = 16, 256
 
 # %% [markdown]
 # ## Exercise 1: find the window of a box (2 points, 10 minutes)
@@ -709,7 +725,7 @@ if lab.ready("spatial_pyramid_pool"):
         vector = spatial_pyramid_pool(photograph[None], (1, 3, 12))[0]
         grids = [part.reshape(3, level, level) for part, level in zip(vector.split([3, 27, 432]), (1, 3, 12))]
         print(f"{name}: {photograph.shape[1]} x {photograph.shape[2]} pixels -> a vector of {len(vector)}")
-        fig = plots.image_row([F.avg_pool2d(photograph, 4), *grids], [name, "level 1", "level 3", "level 12"], height=1.5)
+        fig = plots.image_row([F.avg_pool2d(photograph, 4), *grids], [name, "level 1", "level 3", "level 12"], height=1.3)
         plots.show(fig, alt=f"A photograph ({name}), then its brightest colour, nine, and 144 squares in which its outline can be guessed.")
 
 # %% [markdown]
@@ -2205,6 +2221,1714 @@ ax.set(xscale="log", xlim=(0.15, 6), ylim=(-0.5, len(cases) - 0.5), xlabel="time
 ax.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
 ax.minorticks_off()
 plots.show(fig, alt="Time ratios on a logarithmic axis: roi_align is above 1 forward and well below 1 with backward; roi_pool lies between 2 and 3.")
+
+# %% [markdown]
+# ## Exercise 7: draw the RoIs of a training step (3 points, 15 minutes)
+#
+# RoIs share computation only when they lie in the same image. So Fast R-CNN draws few images, and many RoIs from each. Complete
+# `sample_rois`, which chooses from all RoIs of a data set. RoI $m$ has the class `labels[m]`, 0 being background, and lies in the image
+# `image_index[m]`, any integer.
+#
+# 1. Draw `images_per_batch` different images among those that occur in `image_index`. All are equally likely, however many RoIs they have.
+# 2. Each of them may give `rois_per_batch / images_per_batch` RoIs, its **quota**.
+# 3. Of the foreground RoIs of an image (label over 0) draw `foreground_fraction` times the quota, rounded to the nearest integer. (Halves do not
+#    occur in the checks.) Where there are fewer, take all of them.
+# 4. **Background fills up**: of the background RoIs of the image draw as many as are missing to the quota. Where there are fewer, take all of
+#    them. Then the image gives less than its quota: no RoI is taken twice, and there is no further foreground.
+#
+# Within an image, all foreground RoIs are equally likely, and so are all background RoIs. Return indices into `labels` as one `int64`
+# tensor, in any order. All chance comes from `generator`; the global random state stays as it is.
+#
+# Raise `ValueError` when `images_per_batch` is under 1, when `rois_per_batch` is not a positive multiple of it, when fewer than
+# `images_per_batch` images occur, and when `foreground_fraction` is not in $0 … 1$.
+#
+# <details><summary>Hint 1</summary>
+#
+# `image_index.unique()` lists the images that occur. `torch.randperm(n, generator=generator)` is a random order of `n` things; its first few
+# entries are a draw without replacement.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# For one image: `(image_index == image).nonzero().flatten()` are its RoIs. Shuffle them once. Then the first few with a label over 0 are a
+# fair draw of its foreground.
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# A slice `[:n]` of a tensor that is shorter than `n` takes all of it. How many background RoIs are missing follows from how many foreground
+# RoIs there really are.
+#
+# </details>
+
+# %% exercise="sample_rois"
+def sample_rois(
+    labels: Tensor, image_index: Tensor, images_per_batch: int, rois_per_batch: int, foreground_fraction: float, generator: torch.Generator
+) -> Tensor:
+    """Draw a few images, and from each of them foreground and background RoIs.
+
+    Args:
+        labels: (M,) int64, class of each RoI, 0 is background.
+        image_index: (M,) int64, the image that each RoI lies in.
+        images_per_batch: images to draw, at least 1.
+        rois_per_batch: RoIs of all images together, a multiple of images_per_batch.
+        foreground_fraction: share of an image's RoIs that are foreground, where it has so many, 0 to 1.
+        generator: the only source of chance.
+
+    Returns:
+        (R,) int64, different indices into labels, in any order; R is rois_per_batch, or less where images have too few RoIs.
+
+    Raises:
+        ValueError: a number is out of its range, or too few images occur.
+
+    Source: Girshick, "Fast R-CNN", ICCV 2015, section 2.3, "Mini-batch sampling" (2 images, 128 RoIs, a quarter of them foreground).
+    """
+    ### BEGIN SOLUTION
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError(f"images_per_batch must be from 1 to {len(images)}, the number of images, got {images_per_batch}")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch:
+        raise ValueError(f"rois_per_batch must be a positive multiple of images_per_batch {images_per_batch}, got {rois_per_batch}")
+    if not 0 <= foreground_fraction <= 1:
+        raise ValueError(f"foreground_fraction must be from 0 to 1, got {foreground_fraction}")
+    quota = rois_per_batch // images_per_batch
+    most_foreground = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most_foreground]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+    ### END SOLUTION
+
+# %% check="sample_rois" points=3
+def some_rois(rng, counts):
+    """Labels and images of RoIs in random order; `counts` says how many are foreground and background in each image."""
+    numbers = rng.choice(50, len(counts), replace=False)
+    rows = [(1 + i % 5, n) for n, (front, _) in zip(numbers, counts) for i in range(front)]
+    rows += [(0, n) for n, (_, back) in zip(numbers, counts) for _ in range(back)]
+    return torch.tensor(rows)[torch.from_numpy(rng.permutation(len(rows)))].unbind(1)
+
+
+def expect_fair_batch(drawn, labels, image_index, num_images, quota, most_foreground, case):
+    """An answer in any order: different indices, so many images, and of each image what the rules say."""
+    expect_true(isinstance(drawn, Tensor) and drawn.dtype == torch.int64 and drawn.ndim == 1, case, "The answer should be a vector of int64 indices.")
+    expect_true(drawn.numel() and 0 <= drawn.min() and drawn.max() < len(labels), case, "Every index should be one of `labels`, and there should be some.")
+    expect_equal(len(drawn.unique()), len(drawn), f"{case}: number of different RoIs in the answer")
+    images = image_index[drawn].unique().tolist()
+    expect_equal(len(images), num_images, f"{case}: number of images drawn from")
+    for image in images:
+        own = image_index == image
+        num_foreground = min(int((own & (labels > 0)).sum()), most_foreground)
+        num_background = min(int((own & (labels == 0)).sum()), quota - num_foreground)
+        mine = labels[drawn[image_index[drawn] == image]]
+        expect_equal(int((mine > 0).sum()), num_foreground, f"{case}: foreground RoIs of image {image}")
+        expect_equal(int((mine == 0).sum()), num_background, f"{case}: background RoIs of image {image}")
+
+
+@lab.check("sample_rois", points=1)
+def composition(sample_rois, rng):
+    """The right number of images, and of foreground and background RoIs from each, all different."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    counts = [(9, 20), (7, 30), (12, 25), (30, 16)]
+    for num_images, quota, fraction, most in [(2, 12, 0.25, 3), (4, 7, 0.5 + 0.02, 4), (1, 10, 0.56, 6), (3, 11, 0.3, 3), (2, 6, 0.0, 0), (2, 6, 1.0, 6)]:
+        labels, image_index = some_rois(rng, counts)
+        drawn = sample_rois(labels, image_index, num_images, num_images * quota, fraction, generator)
+        case = f"{num_images} of 4 images, {num_images * quota} RoIs, fraction {fraction}"
+        expect_fair_batch(drawn, labels, image_index, num_images, quota, most, case)
+
+
+@lab.check("sample_rois", points=0.5)
+def too_few(sample_rois, rng):
+    """Images with too little foreground, too little background, or too little of both; and random ones."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    cases = [
+        ("no foreground", [(0, 20)], 8, 0.5, 4),
+        ("1 foreground RoI where 4 are wanted", [(1, 20)], 8, 0.5, 4),
+        ("2 background RoIs, where 6 are wanted", [(20, 2)], 8, 0.25, 2),
+        ("no background", [(20, 0)], 8, 0.25, 2),
+        ("3 RoIs in all", [(1, 2)], 8, 0.25, 2),
+    ]
+    counts = [tuple(int(n) for n in rng.integers(1, 12, 2)) for _ in range(3)]
+    for case, counts, quota, fraction, most in [*cases, ("three images", counts, 10, 0.4, 4)]:
+        labels, image_index = some_rois(rng, counts)
+        drawn = sample_rois(labels, image_index, len(counts), len(counts) * quota, fraction, generator)
+        expect_fair_batch(drawn, labels, image_index, len(counts), quota, most, f"{case}, quota {quota}, fraction {fraction}")
+
+
+@lab.check("sample_rois", points=1)
+def chance(sample_rois, many_draws, rng):
+    """The generator alone decides, and over 240 draws every image and every RoI of a kind comes about equally often."""
+    labels, image_index = some_rois(rng, [(8, 8)])
+    seed, counted, draws = int(rng.integers(2**31)), torch.zeros(16), 240
+    first, again = (sample_rois(labels, image_index, 1, 8, 0.25, torch.Generator().manual_seed(seed)) for _ in range(2))
+    expect_equal(sorted(again.tolist()), sorted(first.tolist()), "two generators with the same seed: the RoIs drawn")
+    generator = torch.Generator().manual_seed(seed)
+    for drawn in many_draws(sample_rois, draws, labels, image_index, 1, 8, 0.25, generator):
+        counted[drawn] += 1
+    share = torch.where(labels > 0, 2 / 8, 6 / 8)
+    often = (counted - draws * share).abs() / (draws * share * (1 - share)).sqrt()
+    unfair = "Some RoIs come up far more often than others of their kind. Draw them without replacement, all equally likely."
+    expect_true(often.max() < 5.5, "how often each of 8 foreground and 8 background RoIs is drawn", unfair)
+
+    labels, image_index = some_rois(rng, [(2, 2), (4, 4), (6, 6), (20, 40)])
+    images, counted = image_index.unique(), torch.zeros(4)
+    for drawn in many_draws(sample_rois, draws, labels, image_index, 2, 4, 0.5, generator):
+        counted += torch.isin(images, image_index[drawn])
+    often = (counted - draws / 2).abs() / math.sqrt(draws / 4)
+    unfair = "Some images come up far more often than others. All are equally likely, however many RoIs they have."
+    expect_true(often.max() < 5.5, "how often each of 4 images is drawn", unfair)
+
+
+@lab.check("sample_rois", points=0.5)
+def refuses_nonsense(sample_rois, rng):
+    """Numbers out of their range raise ValueError, and their legal neighbours do not."""
+    labels, image_index = some_rois(rng, [(3, 9), (4, 9)])
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(images_per_batch=2, rois_per_batch=8, foreground_fraction=0.25):
+        return sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator)
+
+    expect_equal(len(draw()), 8, "2 of 2 images, 8 RoIs, fraction 0.25: number of RoIs drawn")
+    expect_raises(ValueError, lambda: draw(rois_per_batch=0), "no RoI")
+    expect_raises(ValueError, lambda: draw(rois_per_batch=7), "7 RoIs from 2 images")
+    expect_equal(len(draw(images_per_batch=1, rois_per_batch=7)), 7, "7 RoIs from 1 image: number of RoIs drawn")
+    expect_equal(len(draw(images_per_batch=1, rois_per_batch=1)), 1, "1 RoI from 1 image: number of RoIs drawn")
+    expect_raises(ValueError, lambda: draw(rois_per_batch=-2), "-2 RoIs")
+    expect_raises(ValueError, lambda: draw(images_per_batch=3, rois_per_batch=9), "3 of 2 images")
+    expect_raises(ValueError, lambda: draw(images_per_batch=0), "no image")
+    expect_raises(ValueError, lambda: draw(images_per_batch=-2), "-2 images")
+    expect_raises(ValueError, lambda: draw(foreground_fraction=1.25), "fraction 1.25")
+    expect_raises(ValueError, lambda: draw(foreground_fraction=-0.25), "fraction -0.25")
+    expect_equal(len(draw(foreground_fraction=1.0)), 8, "fraction 1: number of RoIs drawn")
+    expect_equal(len(draw(foreground_fraction=0.0)), 8, "fraction 0: number of RoIs drawn")
+
+# %% mistake="sample_rois" hint="You draw RoIs from the whole data set. First draw images, then RoIs from those alone."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    order = torch.randperm(len(labels), generator=generator)
+    most, quota = most * images_per_batch, rois_per_batch
+    foreground = order[labels[order] > 0][:most]
+    return torch.cat([foreground, order[labels[order] == 0][: quota - len(foreground)]])
+
+# %% mistake="sample_rois" hint="An image with many RoIs is drawn more often than one with few. Draw among the images, not among the RoIs."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    shuffled = image_index[torch.randperm(len(image_index), generator=generator)].tolist()
+    for image in list(dict.fromkeys(shuffled))[:images_per_batch]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You do not keep to foreground_fraction: foreground and background are drawn together."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > -1][:quota]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Where an image has too few RoIs you take some of them twice. Take each once; the batch is smaller then."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    drawn = torch.cat(drawn)
+    return torch.cat([drawn, drawn[: rois_per_batch - len(drawn)]])
+
+# %% mistake="sample_rois" hint="Where background is missing you fill up with more foreground. Leave it out: the image gives less than its quota."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        foreground = members[labels[members] > 0][: max(most, quota - len(background))]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You limit the foreground of each image by the share of the whole batch. The limit is foreground_fraction times the quota of one image."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * rois_per_batch)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][: min(most, quota)]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Each image gives rois_per_batch RoIs in your code. They are the RoIs of all images together."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Background does not fill up in your code: where an image has little foreground, more background takes its place."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - most]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You round the number of foreground RoIs down (`int`, `//` or floor). It is the nearest integer."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = int(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You round the number of foreground RoIs up. It is the nearest integer."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = math.ceil(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Within an image you always take the first RoIs. Shuffle them before you take some."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator).sort().values]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You always take the first images. Draw them."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[:images_per_batch]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Your draw uses the global random state. Give `generator=generator` to every function that draws."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=None)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=None)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Your function makes a generator of its own with a fixed seed, so that every step gets the same RoIs. Use the one that is handed in, as it comes."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    generator = torch.Generator().manual_seed(0)
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You return places within an image. Indices count in the whole of `labels`."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        inside = (image_index == image).cumsum(0) - 1
+        drawn += [inside[foreground], inside[background]]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="You draw image numbers from 0 up. Numbers may be missing: draw among those that occur, `image_index.unique()`."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in torch.randperm(int(image_index.max()) + 1, generator=generator)[:images_per_batch]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="RoIs come up twice: you draw with replacement (randint, or multinomial with replacement). Use randperm."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randint(len(members), (len(members),), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Images come up twice: you draw them with replacement. Use randperm."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randint(len(images), (images_per_batch,), generator=generator)]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Foreground is every label over 0. You take the label 1 alone."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] == 1][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Background and foreground are exchanged: label 0 is background."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or rois_per_batch % images_per_batch or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] == 0][:most]
+        background = members[labels[members] > 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="Your draws are right, but illegal numbers pass. Check them first, as the statement says."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    images_per_batch = max(images_per_batch, 1)
+    quota = max(rois_per_batch, 1) // images_per_batch
+    most = round(min(max(foreground_fraction, 0), 1) * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% mistake="sample_rois" hint="A rois_per_batch that is not a multiple of images_per_batch passes. It must raise ValueError."
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = image_index.unique()
+    if not 1 <= images_per_batch <= len(images):
+        raise ValueError("images_per_batch")
+    if rois_per_batch < 1 or not 0 <= foreground_fraction <= 1:
+        raise ValueError("rois_per_batch or foreground_fraction")
+    quota = rois_per_batch // images_per_batch
+    most = round(foreground_fraction * quota)
+    drawn = []
+    for image in images[torch.randperm(len(images), generator=generator)[:images_per_batch]]:
+        members = (image_index == image).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        foreground = members[labels[members] > 0][:most]
+        background = members[labels[members] == 0][: quota - len(foreground)]
+        drawn += [foreground, background]
+    return torch.cat(drawn)
+
+# %% alternative="sample_rois"
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images = sorted(set(image_index.tolist()))
+    if images_per_batch < 1 or images_per_batch > len(images):
+        raise ValueError(f"{images_per_batch=} of {len(images)}")
+    quota, rest = divmod(rois_per_batch, images_per_batch)
+    if rest != 0 or quota < 1 or foreground_fraction < 0 or foreground_fraction > 1:
+        raise ValueError(f"{rois_per_batch=}, {images_per_batch=}, {foreground_fraction=}")
+
+    def some(candidates, number):
+        if min(number, len(candidates)) == 0:
+            return candidates[:0]
+        return candidates[torch.multinomial(torch.ones(len(candidates)), min(number, len(candidates)), generator=generator)]
+
+    chosen = []
+    for image in some(torch.tensor(images), images_per_batch):
+        chosen.append(some(torch.where((image_index == image) & (labels > 0))[0], int(foreground_fraction * quota + 0.5)))
+        chosen.append(some(torch.where((image_index == image) & (labels == 0))[0], quota - len(chosen[-1])))
+    return torch.cat(chosen)
+
+# %% alternative="sample_rois"
+def sample_rois(labels, image_index, images_per_batch, rois_per_batch, foreground_fraction, generator):
+    images, number = image_index.unique(return_inverse=True)
+    quota = rois_per_batch // images_per_batch if images_per_batch > 0 else 0
+    if not 0 < images_per_batch <= len(images) or quota < 1 or quota * images_per_batch != rois_per_batch or abs(foreground_fraction - 0.5) > 0.5:
+        raise ValueError("an argument is out of its range")
+    lots, tickets = torch.rand(len(images), generator=generator), torch.rand(len(labels), generator=generator)
+    candidates = (lots.argsort().argsort() < images_per_batch)[number]  # RoIs of the images with the smallest lots
+
+    def smallest(kind, at_most):  # of each image, the RoIs of a kind with the smallest tickets
+        rank = ((number[:, None] == number) & kind & (tickets < tickets[:, None])).sum(1)
+        return candidates & kind & (rank < at_most)
+
+    foreground = smallest(labels > 0, round(foreground_fraction * quota))
+    missing = quota - ((number[:, None] == number) & foreground).sum(1)
+    return (foreground | smallest(labels == 0, missing)).nonzero().flatten()
+
+# %% [markdown]
+# ## Exercise 8: give the network two answers (2 points, 10 minutes)
+#
+# Complete the module `FastRCNNHead`, the last layer of Fast R-CNN. From the features of each RoI it computes, side by side, one score a
+# class and four box numbers a class.
+#
+# - The input is $(K, \text{in\_channels})$, or anything that flattens to it, such as $(K, C, o_h, o_w)$ with $C\, o_h\, o_w$ = `in_channels`.
+#   There may be no RoI at all, $K = 0$.
+# - `forward` returns the pair `(class_logits, box_deltas)`, of shapes $(K, \text{num\_classes})$ and $(K, \text{num\_classes}, 4)$. Logits are raw
+#   scores, without a softmax. `num_classes` includes the background, class 0. (The four numbers of the background are never used. They are
+#   there so that class numbers need no shift.)
+# - The parameters are those of two linear layers, kept in `cls_score` and `bbox_pred`: `cls_score.weight` (num_classes, in_channels),
+#   `bbox_pred.weight` (4 num_classes, in_channels), and their biases. Rows $4c … 4c + 3$ of `bbox_pred` belong to class $c$.
+# - As in the paper, the weights start from normal distributions with mean 0 and standard deviation **0.01** for `cls_score` and **0.001** for
+#   `bbox_pred`; the biases start at 0.
+#
+# Raise `ValueError` when `num_classes` is under 2. Gradients reach the input and all parameters. All of the library is allowed.
+#
+# <details><summary>Hint 1</summary>
+#
+# `super().__init__()`, then two `nn.Linear`. `x.flatten(1)` keeps the first axis and joins the others.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `nn.init.normal_(self.cls_score.weight, std=0.01)` fills a weight in place, `nn.init.zeros_` a bias. The deltas only need a
+# `reshape(-1, num_classes, 4)` at the end.
+#
+# </details>
+
+# %% exercise="FastRCNNHead"
+class FastRCNNHead(nn.Module):
+    """Class scores and box numbers for the features of each RoI, from two linear layers side by side.
+
+    Args:
+        in_channels: features of a RoI.
+        num_classes: classes with the background, which is class 0; at least 2.
+
+    Shapes: (K, in_channels) or (K, ...) that flattens to it -> (K, num_classes), (K, num_classes, 4).
+    Parameters: cls_score.weight, cls_score.bias, bbox_pred.weight, bbox_pred.bias.
+
+    Raises:
+        ValueError: num_classes is under 2.
+
+    Source: Girshick, "Fast R-CNN", ICCV 2015, section 2.1, and section 2.3, "SGD hyper-parameters" (initial weights).
+    Reference: torchvision.models.detection.faster_rcnn.FastRCNNPredictor, which has other initial weights and flat deltas.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        ### BEGIN SOLUTION
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, background and one more, got {num_classes}")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        for layer, std in [(self.cls_score, 0.01), (self.bbox_pred, 0.001)]:
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        ### END SOLUTION
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        ### BEGIN SOLUTION
+        x = x.flatten(1)  # (K, in_channels)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+        ### END SOLUTION
+
+# %% check="FastRCNNHead" points=2
+def head_with_known_weights(FastRCNNHead, rng, in_channels, num_classes, dtype=torch.float32):
+    """A head of the student's, and what it should answer with the weights it was given."""
+    head = FastRCNNHead(in_channels, num_classes)
+    shapes = {"cls_score.weight": (num_classes, in_channels), "cls_score.bias": (num_classes,)}
+    shapes |= {"bbox_pred.weight": (4 * num_classes, in_channels), "bbox_pred.bias": (4 * num_classes,)}
+    state = {name: normal(rng, *shape) for name, shape in shapes.items()}
+    head.load_state_dict(state)
+    if dtype == torch.float64:
+        head = head.double()
+
+    def reference(x, state):
+        rows = x.reshape(len(x), in_channels)
+        deltas = [F.linear(rows, state["bbox_pred.weight"][c : c + 4], state["bbox_pred.bias"][c : c + 4]) for c in range(0, 4 * num_classes, 4)]
+        return F.linear(rows, state["cls_score.weight"], state["cls_score.bias"]), torch.stack(deltas, 1)
+
+    return head, {name: value.to(dtype) for name, value in state.items()}, reference
+
+
+@lab.check("FastRCNNHead", points=1)
+def parameters_and_their_start(FastRCNNHead):
+    """Names and shapes of the parameters, how they are distributed at the start, different starts, and too few classes."""
+    for in_channels, num_classes in [(300, 7), (9, 2)]:
+        case = f"FastRCNNHead({in_channels}, {num_classes})"
+        state = FastRCNNHead(in_channels, num_classes).state_dict()
+        shapes = {"cls_score.weight": (num_classes, in_channels), "cls_score.bias": (num_classes,)}
+        shapes |= {"bbox_pred.weight": (4 * num_classes, in_channels), "bbox_pred.bias": (4 * num_classes,)}
+        expect_equal({name: tuple(value.shape) for name, value in state.items()}, shapes, f"{case}: its state_dict")
+    state, other = (FastRCNNHead(300, 7).state_dict() for _ in range(2))
+    for name, std in [("cls_score", 0.01), ("bbox_pred", 0.001)]:
+        weight = state[f"{name}.weight"] / std
+        near = f"The weights should be normal with mean 0 and standard deviation {std}."
+        # 2,100 numbers or more: their mean and spread stray by a few hundredths; a uniform distribution never reaches 2.
+        expect_true(0.85 < weight.std() < 1.15 and weight.mean().abs() < 0.15 and weight.abs().max() > 2.2, f"weights of {name} at the start", near)
+        expect_true((state[f"{name}.bias"] == 0).all(), f"biases of {name} at the start", "The biases should be 0.")
+        same = "Two new heads should start from different random numbers."
+        expect_true((state[f"{name}.weight"] != other[f"{name}.weight"]).any(), f"weights of {name} in two heads", same)
+    expect_raises(ValueError, lambda: FastRCNNHead(9, 1), "1 class")
+    expect_raises(ValueError, lambda: FastRCNNHead(9, 0), "0 classes")
+
+
+@lab.check("FastRCNNHead", points=0.5)
+def agrees_with_reference(FastRCNNHead, rng):
+    """With weights that we load: logits and deltas of the right classes, for flat features, pooled maps, one RoI and none."""
+    cases = [((5, 6), 6, 4), ((4, 3, 2, 5), 30, 3), ((1, 8), 8, 2), ((0, 2, 3, 1), 6, 3), ((3, 7), 7, int(rng.integers(2, 8)))]
+    for shape, in_channels, num_classes in cases:
+        head, state, reference = head_with_known_weights(FastRCNNHead, rng, in_channels, num_classes)
+        x = normal(rng, *shape)
+        expect_close(head(x), reference(x, state), f"x {shape}, {num_classes} classes")
+    head, state, reference = head_with_known_weights(FastRCNNHead, rng, 12, 3, torch.float64)
+    x = normal(rng, 2, 3, 2, 4, dtype=torch.float64).permute(3, 2, 1, 0)  # four maps of 2 x 3 x 2
+    expect_close(head(x), reference(x, state), "pooled maps whose axes were permuted, float64")
+
+
+@lab.check("FastRCNNHead", points=0.5)
+def learns(FastRCNNHead, gradients_of_parameters, rng):
+    """Gradients of the input and of all four parameters are those of the reference."""
+    head, state, reference = head_with_known_weights(FastRCNNHead, rng, 12, 3)
+    x = normal(rng, 4, 3, 2, 2)
+    expect_close(gradients(head, x), gradients(lambda x: reference(x, state), x), "gradient of x")
+    weights = [normal(rng, 4, 3), normal(rng, 4, 3, 4)]
+    leaves = {name: value.requires_grad_() for name, value in state.items()}
+    total = sum((output * weight).sum() for output, weight in zip(reference(x, leaves), weights))
+    expected = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values()))))
+    expect_close(gradients_of_parameters(head, x, weights), expected, "gradients of the parameters")
+
+# %% mistake="FastRCNNHead" hint="You add a class for the background. num_classes already includes it."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes + 4)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="You predict boxes for num_classes - 1 classes. Here the background has four numbers too, unused, so that class numbers need no shift."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes - 4)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="You predict one box for all classes. Each class has four numbers of its own."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your deltas are sorted the other way: rows 4c to 4c + 3 of bbox_pred belong to class c, so reshape to (K, num_classes, 4) at once."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (4, -1)).transpose(1, 2)
+
+# %% mistake="FastRCNNHead" hint="Your deltas are flat, (K, 4 * num_classes). Reshape them to (K, num_classes, 4)."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x)
+
+# %% mistake="FastRCNNHead" hint="Your weights start as PyTorch starts a linear layer. Set them: normal, with 0.01 and 0.001."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="The two standard deviations are exchanged: 0.01 is for the class scores, 0.001 for the boxes."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.001)
+        nn.init.normal_(self.bbox_pred.weight, std=0.01)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Both layers start with 0.01. The weights of the boxes start ten times smaller."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.01)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="You took 0.01 and 0.001 for variances. They are standard deviations."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.1)
+        nn.init.normal_(self.bbox_pred.weight, std=0.0316)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your weights are uniform between -0.01 and 0.01 (0.001 for boxes). They should be normal."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.uniform_(self.cls_score.weight, -0.01, 0.01)
+        nn.init.uniform_(self.bbox_pred.weight, -0.001, 0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your biases do not start at 0: nn.Linear draws them at random."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your layers have no bias."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes, bias=False)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes, bias=False)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Pooled maps do not pass: flatten everything behind the first axis before the linear layers."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        return self.cls_score(x), self.bbox_pred(x).unflatten(-1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="You return probabilities. The loss wants raw scores, so leave the softmax out."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x).softmax(1), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Something follows the linear layers: negative answers are cut off."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x).relu(), self.bbox_pred(x).relu().unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="The two answers come in the other order. Class logits first."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.bbox_pred(x).unflatten(1, (-1, 4)), self.cls_score(x)
+
+# %% mistake="FastRCNNHead" hint="The layers have other names. Keep them in `cls_score` and `bbox_pred`."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.classes = nn.Linear(in_channels, num_classes)
+        self.boxes = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.normal_(self.boxes.weight, std=0.001)
+        nn.init.zeros_(self.classes.bias)
+        nn.init.zeros_(self.boxes.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.classes(x), self.boxes(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your head computes the right thing but cannot learn: `torch.no_grad()` or `.detach()` cuts the gradients off."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        with torch.no_grad():
+            return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="The gradient of the input is lost: `.detach()` or `.data` cuts it off, and the backbone cannot learn from this head."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.detach().flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Every new head starts with the same numbers: leave the seed to the caller."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        torch.manual_seed(0)
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% mistake="FastRCNNHead" hint="Your head fails where there is no RoI at all: with K = 0, reshape(K, -1, 4) cannot tell how many classes there are. Name their number."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError("num_classes")
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).reshape(len(x), -1, 4)
+
+# %% mistake="FastRCNNHead" hint="Fewer than 2 classes pass. That must raise ValueError when the head is made."
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+# %% alternative="FastRCNNHead"
+class FastRCNNHead(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        if num_classes < 2:
+            raise ValueError(f"{num_classes=}")
+        super().__init__()
+        self.num_classes = num_classes
+        for name, rows, spread in [("cls_score", num_classes, 0.01), ("bbox_pred", 4 * num_classes, 0.001)]:
+            layer = nn.Linear(in_channels, rows)
+            layer.weight = nn.Parameter(spread * torch.randn(rows, in_channels))
+            layer.bias = nn.Parameter(torch.zeros(rows))
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        rows = x.reshape(x.shape[0], self.cls_score.in_features)
+        everything = F.linear(rows, torch.cat([self.cls_score.weight, self.bbox_pred.weight]), torch.cat([self.cls_score.bias, self.bbox_pred.bias]))
+        logits, deltas = everything.split([self.num_classes, 4 * self.num_classes], dim=1)
+        return logits, deltas.unflatten(1, (self.num_classes, 4))
+
+# %% [markdown]
+# ## Exercise 9: judge both answers at once (3 points, 12 minutes)
+#
+# Complete `detection_loss`, the two terms of Fast R-CNN's loss. Return them as a pair of scalars, `(class_loss, box_loss)`.
+#
+# - `class_loss` is the cross entropy of `class_logits` $(K, \text{num\_classes})$ and `labels` $(K,)$, the **mean over all RoIs**.
+# - `box_loss` compares, for each **foreground** RoI (label over 0), the four numbers of **its own class**, `box_deltas[k, labels[k]]`, with
+#   `box_targets[k]`, by the smooth L1 loss with $\beta = 1$:
+#
+# $$\ell(d) = \begin{cases} d^2 / 2 & |d| < 1 \\ |d| - 1/2 & \text{else.} \end{cases}$$
+#
+# - The $\ell$ of the four numbers and of all foreground RoIs are **added up** and divided by the number $K$ of **all** RoIs, background included.
+#   So a RoI weighs the same in either term, whatever class it has.
+#
+# A background RoI has no box: its row of `box_targets` may hold anything, even NaN, and must not reach the loss or a gradient. Without
+# foreground, `box_loss` is 0. $K$ is at least 1. Gradients flow to `class_logits` and `box_deltas`. All of the library is allowed.
+#
+# <details><summary>Hint 1</summary>
+#
+# Choose the foreground first, with `labels > 0`, and compare only what you chose. Multiplying by a mask keeps a NaN: NaN times 0 is NaN.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `foreground = labels.nonzero().flatten()`. Two index tensors pick one row a RoI: `box_deltas[foreground, labels[foreground]]`, (F, 4).
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# `F.smooth_l1_loss(…, reduction="sum", beta=1.0)`. The sum of no numbers is 0, so no foreground needs no special case.
+#
+# </details>
+
+# %% exercise="detection_loss"
+def detection_loss(class_logits: Tensor, box_deltas: Tensor, labels: Tensor, box_targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Class loss and box loss of Fast R-CNN.
+
+    Args:
+        class_logits: (K, num_classes), raw scores; class 0 is background; K at least 1.
+        box_deltas: (K, num_classes, 4), box numbers for each class.
+        labels: (K,) int64, true classes.
+        box_targets: (K, 4), what the box numbers of the true class should be; anything where the label is 0.
+
+    Returns:
+        class_loss and box_loss, scalars.
+
+    Source: Girshick, "Fast R-CNN", ICCV 2015, section 2.3, equations 1 to 3 (lambda = 1; normalised by all RoIs in the published code).
+    Reference: fastrcnn_loss in torchvision.models.detection.roi_heads, which has beta = 1/9 and flat deltas.
+    """
+    ### BEGIN SOLUTION
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()  # (F,)
+    deltas = box_deltas[foreground, labels[foreground]]  # (F, 4), those of the true class
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+    ### END SOLUTION
+
+# %% check="detection_loss" points=3
+def losses_one_by_one(class_logits, box_deltas, labels, box_targets):
+    """Both terms, number by number."""
+    class_loss = box_loss = class_logits.sum() * 0 + box_deltas.sum() * 0
+    for logits, deltas, label, target in zip(class_logits, box_deltas, labels.tolist(), box_targets):
+        class_loss = class_loss + torch.logsumexp(logits, 0) - logits[label]
+        for i in range(4) if label else ():
+            distance = (deltas[label, i] - target[i]).abs()
+            box_loss = box_loss + (distance**2 / 2 if distance < 1 else distance - 0.5)
+    return class_loss / len(labels), box_loss / len(labels)
+
+
+def some_answers(rng, num_rois, num_classes, dtype=torch.float32):
+    """Logits, deltas, labels and targets with background in them, whose targets are NaN."""
+    logits, deltas = 2 * normal(rng, num_rois, num_classes, dtype=dtype), normal(rng, num_rois, num_classes, 4, dtype=dtype)
+    labels = torch.from_numpy(rng.permutation(np.arange(num_rois) % num_classes))
+    targets = 2 * normal(rng, num_rois, 4, dtype=dtype)
+    targets[labels == 0] = math.nan
+    return logits, deltas, labels, targets
+
+
+@lab.check("detection_loss", points=1)
+def by_hand(detection_loss):
+    """Four RoIs of three classes, equal logits: each term of the box loss can be counted on paper."""
+    logits, deltas = torch.zeros(4, 3), torch.zeros(4, 3, 4)
+    deltas[1, 2] = torch.tensor([0.5, 2, 0, 0])
+    deltas[1, 1] = deltas[0, 0] = 7.0  # of other classes, and of background
+    deltas[2, 1] = torch.tensor([0.0, 0, -1, 1])
+    labels, targets = torch.tensor([0, 2, 1, 0]), torch.zeros(4, 4)
+    targets[2] = torch.tensor([0.0, 0, 2, 1])
+    expected = torch.tensor(math.log(3)), torch.tensor((0.125 + 1.5 + 2.5) / 4)
+    expect_close(detection_loss(logits, deltas, labels, targets), expected, "equal logits; distances 0.5, 2 and 3; 2 of 4 RoIs are foreground")
+    logits[0, 0], logits[1, 1] = 3.0, 2.0
+    expected = (4 * math.log(3) - 2 * math.log(3) + math.log(math.exp(3) + 2) - 3 + math.log(math.exp(2) + 2)) / 4
+    class_loss, _ = detection_loss(logits, deltas, labels, targets)
+    expect_close(class_loss, torch.tensor(expected), "one sure and right, one sure and wrong: class_loss")
+
+
+@lab.check("detection_loss", points=0.5)
+def background_has_no_box(detection_loss):
+    """Background alone costs no box loss, and its targets do not matter, not even NaN."""
+    logits, deltas = torch.tensor([[2.0, 0, 1], [0, 1, 1]]), torch.full((2, 3, 4), 5.0)
+    labels, targets = torch.tensor([0, 0]), torch.full((2, 4), math.nan)
+    class_loss = torch.tensor((math.log(math.exp(2) + 1 + math.e) - 2 + math.log(1 + 2 * math.e)) / 2)
+    expect_close(detection_loss(logits, deltas, labels, targets), (class_loss, torch.tensor(0.0)), "two background RoIs")
+    targets[1] = 4.5
+    _, box_loss = detection_loss(logits, deltas, torch.tensor([0, 2]), targets)
+    expect_close(box_loss, torch.tensor(0.25), "a background RoI whose target is NaN, and a foreground RoI: box_loss")
+
+
+@lab.check("detection_loss", points=0.5)
+def agrees_number_by_number(detection_loss, rng):
+    """Equal to both formulas taken number by number, in the type of the logits."""
+    for num_rois, num_classes, dtype in [(7, 3, torch.float32), (9, 5, torch.float64), (int(rng.integers(3, 12)), 2, torch.float32)]:
+        answers = some_answers(rng, num_rois, num_classes, dtype)
+        case = f"{num_rois} RoIs, {num_classes} classes, type {str(dtype)[6:]}"
+        expect_close(detection_loss(*answers), losses_one_by_one(*answers), case)
+    logits, deltas, labels, targets = some_answers(rng, 6, 4)
+    turned = deltas.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    expected = losses_one_by_one(logits, deltas, labels, targets)
+    expect_close(detection_loss(logits, turned, labels, targets), expected, "deltas whose axes were permuted")
+
+
+@lab.check("detection_loss", points=1)
+def gradients_of_both(detection_loss, rng):
+    """Logits of all RoIs learn; of the deltas only those of the true class of foreground RoIs do."""
+    for num_rois, num_classes in [(8, 3), (5, 4)]:
+        logits, deltas, labels, targets = some_answers(rng, num_rois, num_classes)
+        ours = gradients(lambda logits, deltas: detection_loss(logits, deltas, labels, targets), logits, deltas)
+        expected = gradients(lambda logits, deltas: losses_one_by_one(logits, deltas, labels, targets), logits, deltas)
+        expect_close(ours, expected, f"{num_rois} RoIs, {num_classes} classes: gradients of logits and deltas")
+
+# %% mistake="detection_loss" hint="You divide the box loss by the number of foreground RoIs. Divide by the number of all RoIs, so that a RoI weighs the same in both terms."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / max(len(foreground), 1)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You take the mean over the four numbers of a box. They are added up."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels) / 4
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You take the mean over foreground and numbers (the default of `smooth_l1_loss`). Sum up, then divide by the number of all RoIs."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], beta=1.0) if len(foreground) else box_deltas.sum() * 0
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Your box loss is not divided at all. Divide the sum by the number of all RoIs."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Background RoIs count in your box loss. Choose the foreground first: label over 0."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels >= 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets.nan_to_num()[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="NaN comes through from the background: a mask multiplied afterwards keeps it, as NaN times 0 is NaN. Choose the foreground rows before you compare."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    deltas = box_deltas[torch.arange(len(labels)), labels]
+    box_loss = (F.smooth_l1_loss(deltas, box_targets, reduction="none") * (labels > 0)[:, None]).sum() / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Your loss is right, but NaN comes through in the gradient: `torch.where` after the comparison hides it from the value alone. Choose the foreground rows before you compare."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    deltas = box_deltas[torch.arange(len(labels)), labels]
+    costs = ((deltas - box_targets) ** 2 + 0).sqrt()
+    costs = torch.where(costs < 1, costs**2 / 2, costs - 0.5)
+    box_loss = torch.where((labels > 0)[:, None], costs, 0).sum() / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You compare the boxes of every class with the target. Only those of the true class count."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground][:, None].expand_as(deltas), reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You take the box of the class with the highest score. In training it is that of the true class."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, class_logits[foreground].argmax(1)]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="The class of your boxes is one off: class numbers need no shift, the background has its own row."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground] - 1]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Your smooth L1 changes over at 1/9 (torchvision's detectors). Here beta is 1."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1 / 9) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You use the absolute distance (L1). Under 1, the loss is half the square."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.l1_loss(deltas, box_targets[foreground], reduction="sum") / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You use the squared distance. From 1 on, the loss grows linearly."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.mse_loss(deltas, box_targets[foreground], reduction="sum") / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="The linear part of your loss lacks the - 1/2, so that it jumps at 1."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    distance = (deltas - box_targets[foreground]).abs()
+    box_loss = torch.where(distance < 1, distance**2 / 2, distance).sum() / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="The class loss is added up over the RoIs. Take their mean."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels, reduction="sum")
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Your class loss leaves the background out. Background is a class like the others there."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels, ignore_index=0) if (labels > 0).any() else class_logits.sum() * 0
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You take a softmax before the cross entropy, which takes one itself."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits.softmax(1), labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="Without foreground your box loss is NaN: 0 divided by 0."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="mean", beta=1.0) * 4 * len(foreground) / len(labels)
+    return class_loss, box_loss
+
+# %% mistake="detection_loss" hint="You return the sum of both terms. Return the pair."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss + box_loss
+
+# %% mistake="detection_loss" hint="The two terms come in the other order: class_loss first."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return box_loss, class_loss
+
+# %% mistake="detection_loss" hint="Your values are right, but the box loss cannot be learned from: `.detach()`, `.item()` or numpy cut the gradient off."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    class_loss = F.cross_entropy(class_logits, labels)
+    foreground = (labels > 0).nonzero().flatten()
+    deltas = box_deltas[foreground, labels[foreground]]
+    box_loss = F.smooth_l1_loss(deltas, box_targets[foreground], reduction="sum", beta=1.0) / len(labels)
+    return class_loss, box_loss.detach()
+
+# %% alternative="detection_loss"
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    log_probs = class_logits.log_softmax(1)
+    class_loss = -log_probs.gather(1, labels[:, None]).mean()
+    own = F.one_hot(labels, class_logits.shape[1]).bool()
+    own[:, 0] = False  # no box for the background
+    distance = (box_deltas[own] - box_targets[labels > 0]).abs()  # both (F, 4), RoI by RoI
+    box_loss = torch.where(distance < 1, 0.5 * distance**2, distance - 0.5).sum() / labels.numel()
+    return class_loss, box_loss
+
+# %% alternative="detection_loss"
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    targets = torch.where((labels > 0)[:, None], box_targets, 0.0)
+    chosen = torch.einsum("kcd,kc->kd", box_deltas, F.one_hot(labels, class_logits.shape[1]).to(box_deltas.dtype))
+    chosen = chosen * (labels > 0)[:, None]  # background: 0 against 0
+    box_loss = F.huber_loss(chosen, targets, reduction="none").sum(1).mean()
+    return F.nll_loss(class_logits.log_softmax(1), labels), box_loss
+
+# %% [markdown]
+# ## Train your own Fast R-CNN
+#
+# All parts are there. The data: rendered scenes, and boxes with **noise**. Around each object we place boxes that are moved and scaled at
+# random, as a rough proposal method would; those with an IoU of 0.5 or more get the object's kind as their label. Boxes at
+# random places that meet no object with more than 0.3 are background. The targets are the four box numbers of lecture 11, centre and
+# logarithm of the size relative to the box, divided by their spread, as the paper does.
+
+# %%
+def iou(boxes, others):
+    """Intersection over union of each box with each other one: (A, 4), (B, 4) -> (A, B)."""
+    sides = torch.minimum(boxes[:, None, 2:], others[:, 2:]) - torch.maximum(boxes[:, None, :2], others[:, :2])
+    common = sides.clamp(min=0).prod(2)
+    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1) - common)
+
+
+def box_numbers(boxes, targets):
+    """(K, 4) how far the centre of each target is off, in sizes of the box, and the logarithm of the ratio of the sizes."""
+    size, target_size = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
+    return torch.cat([(targets[:, :2] + targets[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2 / size, (target_size / size).log()], 1)
+
+
+def moved_boxes(boxes, numbers):
+    """The boxes that such numbers lead to."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + numbers[:, :2] * size, size * numbers[:, 2:].exp() / 2
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def noisy_boxes(scene_data, generator):
+    """RoIs (M, 5) in the images of a data set, their labels (M,), and the true box of each (M, 4); NaN for background."""
+    rois, labels, truth = [], [], []
+    for n, (boxes, kind, visible) in enumerate(zip(*(scene_data.tensors[name] for name in ("boxes", "kind", "visible")))):
+        clear = (kind >= 0) & (visible > 0.4) & ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= IMAGE_SIZE / 8)
+        near = boxes[clear].repeat_interleave(6, 0)
+        size = near[:, 2:] - near[:, :2]
+        numbers = torch.randn(len(near), 4, generator=generator) * torch.tensor([0.15, 0.15, 0.2, 0.2])
+        corner, side = torch.rand(2, 20, 2, generator=generator) * IMAGE_SIZE
+        anywhere = torch.cat([corner, corner + 8 + side / 2], 1)
+        found = torch.cat([moved_boxes(near, numbers), anywhere]).clamp(0, IMAGE_SIZE)
+        found = found[(found[:, 2:] - found[:, :2]).amin(1) > 4]
+        overlap = iou(found, boxes) * (kind >= 0)  # with each object of the scene
+        best, which = overlap.max(1)
+        front, back = (best >= 0.5) & clear[which], best < 0.3
+        rois.append(torch.cat([torch.full((len(found), 1), n), found], 1)[front | back])
+        labels.append(torch.where(front, kind[which] + 1, 0)[front | back])
+        truth.append(boxes[which].where(front[:, None], math.nan)[front | back])
+    return torch.cat(rois), torch.cat(labels), torch.cat(truth)
+
+
+generator = torch.Generator().manual_seed(0)
+fields = ("images", "boxes", "kind", "visible")
+train_scenes = scenes.SceneDataset(NUM_TRAIN, IMAGE_SIZE, fields=fields, seed=5)
+test_scenes = scenes.SceneDataset(NUM_TEST, IMAGE_SIZE, fields=fields, seed=5, first=NUM_TRAIN)
+train_rois, train_labels, train_truth = noisy_boxes(train_scenes, generator)
+test_rois, test_labels, test_truth = noisy_boxes(test_scenes, generator)
+train_numbers = box_numbers(train_rois[:, 1:], train_truth)
+spread = train_numbers[train_labels > 0].std(0)
+print(f"{len(train_rois)} RoIs to train on, {(train_labels > 0).float().mean():.0%} foreground; {len(test_rois)} to test on")
+
+# %% [markdown]
+# How much do minibatches of few images save? Each image costs one pass through the backbone, however many RoIs lie in it.
+# **Predict first.** From how many images come 256 RoIs that are drawn from the whole data set?
+
+# %%
+if lab.ready("sample_rois"):
+    image_index = train_rois[:, 0].long()
+    drawn = sample_rois(train_labels, image_index, IMAGES_PER_BATCH, ROIS_PER_BATCH, 0.5, generator)
+    anywhere = torch.randperm(len(image_index), generator=generator)[: len(drawn)]
+    passes = [len(image_index[chosen].unique()) for chosen in (drawn, anywhere)]
+    print(f"{len(drawn)} RoIs of your batch: {passes[0]} images; as many from the whole data set: {passes[1]} images")
+    first = image_index[drawn].mode().values
+    fig, axes = plt.subplots(1, 2, figsize=(6, 3.3))
+    for ax, chosen, title in [(axes[0], image_index == first, "all RoIs of an image"), (axes[1], drawn[image_index[drawn] == first], "those drawn")]:
+        ax.imshow(train_scenes.tensors["images"][first].permute(1, 2, 0))
+        for (x1, y1, x2, y2), label in zip(train_rois[chosen, 1:].tolist(), train_labels[chosen].tolist()):
+            ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor="C1" if label else "0.75", linewidth=1))
+        ax.set_title(title)
+        ax.set_axis_off()
+    fig.suptitle("Half of the draw is foreground (orange), background fills up (grey)")
+    plots.show(fig, alt="A scene with many boxes around its objects in orange and elsewhere in grey; beside it the same scene with 16 of them.")
+
+# %% [markdown]
+# The network: four convolutions that shrink the image 8 times, a RoI layer with 4 × 4 bins, one hidden layer, and your head. Four
+# by four is little, but so is the map: it has 8 × 8 cells.
+
+# %%
+class FastRCNN(nn.Module):
+    """Scores and box numbers for RoIs; `pool` is the RoI layer."""
+
+    def __init__(self, pool):
+        super().__init__()
+        layers, channels = [], 3
+        for width, stride in [(WIDTH, 2), (2 * WIDTH, 2), (3 * WIDTH, 1), (4 * WIDTH, 2)]:
+            layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        self.body, self.pool = nn.Sequential(*layers), pool
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(16 * channels, 128), nn.ReLU())
+        self.head = FastRCNNHead(128, len(scenes.KINDS) + 1)
+
+    def forward(self, images, rois):
+        pooled = self.pool(self.body(images), rois, (4, 4), 1 / 8)
+        return self.head(self.hidden(pooled))
+
+
+def train_detector(pool, seed):
+    """A network trained on minibatches of RoIs."""
+    repro.seed_all(seed)
+    generator = torch.Generator().manual_seed(seed)
+    network = FastRCNN(pool).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, NUM_STEPS)
+    for _ in range(NUM_STEPS):
+        chosen = sample_rois(train_labels, train_rois[:, 0].long(), IMAGES_PER_BATCH, ROIS_PER_BATCH, 0.5, generator)
+        images, place = train_rois[chosen, 0].long().unique(return_inverse=True)
+        rois = torch.cat([place[:, None], train_rois[chosen, 1:]], 1).to(device)  # images are numbered within the batch
+        logits, deltas = network(train_scenes.tensors["images"][images].to(device), rois)
+        targets = train_numbers[chosen] / spread
+        loss = sum(detection_loss(logits, deltas, train_labels[chosen].to(device), targets.to(device)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def detect(network):
+    """Classes (M,) and boxes (M, 4) for the RoIs of the test scenes; the box is that of the likeliest kind of object."""
+    logits, deltas = network(test_scenes.tensors["images"].to(device), test_rois.to(device))
+    kind = logits[:, 1:].argmax(1) + 1
+    numbers = deltas[torch.arange(len(kind)), kind].cpu() * spread
+    return logits.argmax(1).cpu(), moved_boxes(test_rois[:, 1:], numbers).clamp(0, IMAGE_SIZE)
+
+
+def box_quality(boxes):
+    """Mean IoU of foreground boxes with their true boxes, and mean distance of their sides in pixels."""
+    front = test_labels > 0
+    boxes, truth = boxes[front], test_truth[front]
+    overlap = torch.cat([iou(*pair).diagonal() for pair in zip(boxes.split(500), truth.split(500))])
+    return overlap.mean().item(), (boxes - truth).abs().mean().item()
+
+
+if all([lab.ready(name) for name in ("roi_align", "sample_rois", "FastRCNNHead", "detection_loss")]):
+    network = train_detector(roi_align, seed=0)
+    classes, boxes = detect(network)
+    before, after = box_quality(test_rois[:, 1:]), box_quality(boxes)
+    print(f"right class: {(classes == test_labels).float().mean():.1%} of all test RoIs")
+    print(f"boxes:       mean IoU {before[0]:.3f} before, {after[0]:.3f} after; sides off by {before[1]:.2f} pixels before, {after[1]:.2f} after")
+    assert after[0] > before[0] + 0.03 and after[1] < before[1], "your network should improve the boxes"
+
+# %% [markdown]
+# Look at four test scenes: the noisy boxes that went in (grey), the boxes that came out (orange), and what the network takes them for,
+# which is not always right. One box an object is drawn.
+
+# %%
+if all([lab.ready(name) for name in ("roi_align", "sample_rois", "FastRCNNHead", "detection_loss")]):
+    fig, axes = plt.subplots(1, 4, figsize=(9, 2.6))
+    for ax, n in zip(axes, (0, 2, 4, 9)):
+        ax.imshow(test_scenes.tensors["images"][n].permute(1, 2, 0))
+        ax.set_axis_off()
+        seen = set()
+        for m in ((test_rois[:, 0] == n) & (test_labels > 0)).nonzero().flatten().tolist():
+            if tuple(test_truth[m].tolist()) in seen:
+                continue
+            seen.add(tuple(test_truth[m].tolist()))
+            for (x1, y1, x2, y2), colour in [(test_rois[m, 1:].tolist(), "0.8"), (boxes[m].tolist(), "C1")]:
+                ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
+            name = ("background", *scenes.KINDS)[classes[m]]
+            ax.text(boxes[m, 0], boxes[m, 1] - 1, name, fontsize=8, color="white", bbox={"facecolor": "C1", "pad": 1, "linewidth": 0})
+    fig.suptitle("Noisy boxes go in, better ones with a name come out")
+    plots.show(fig, alt="Four test scenes, each object with a loose grey box and a tighter orange box with a name; some names are wrong.")
+
+# %% [markdown]
+# ## Does rounding matter?
+#
+# The lecture lets RoI layers of the library compete. Here it is your network, with your layers. Everything but the layer is the same: draws,
+# budget, learning rate. Beside your `roi_pool` and `roi_align` there is `roi_align` with `aligned=False`, which moves every box by the same
+# half cell, 4 pixels, and `roi_align` of boxes whose corners are rounded to whole cells first, so that nothing but this rounding is
+# new. **Predict first.** Put the four in order, once for the classes and once for the boxes. Do you expect what the lecture found?
+
+# %% measure="roi_layers" seeds=5
+def roi_layers(seed):
+    """Accuracy of the classes, mean IoU and mean distance of the sides on the test scenes, with four RoI layers."""
+
+    def unaligned(*arguments):
+        return roi_align(*arguments, aligned=False)
+
+    def rounded(features, rois, output_size, scale):
+        corners = torch.round(rois[:, 1:] * scale) / scale
+        return roi_align(features, torch.cat([rois[:, :1], corners], 1), output_size, scale)
+
+    overlap, distance = box_quality(test_rois[:, 1:])
+    found = {"before, IoU": overlap, "before, pixels": distance}
+    layers = {"RoI pooling": roi_pool, "RoI Align": roi_align, "aligned=False": unaligned, "corners rounded": rounded}
+    for name, pool in layers.items():
+        classes, boxes = detect(train_detector(pool, seed))
+        overlap, distance = box_quality(boxes)
+        accuracy = (classes == test_labels).float().mean().item()
+        found |= {f"{name}, accuracy": accuracy, f"{name}, IoU": overlap, f"{name}, pixels": distance}
+    return found
+
+# %%
+runs = measurements.load("12_roi_pooling", "roi_layers")
+names = ["RoI pooling", "corners rounded", "aligned=False", "RoI Align"]
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
+panels = [("accuracy", "share of RoIs with the right class", (0.72, 0.84)), ("IoU", "mean IoU of the boxes", (0.635, 0.755))]
+for ax, (what, label, limits) in zip(axes, panels):
+    for row, name in enumerate(names):
+        ax.plot([run[f"{name}, {what}"] for run in runs], [row] * len(runs), "o", color="C1" if row < 2 else "C0", alpha=0.6)
+    ax.set(xlabel=label, xlim=limits, ylim=(-0.5, 3.5))
+axes[1].axvline(runs[0]["before, IoU"], color="grey", linestyle="--", label="noisy boxes")
+axes[1].legend(loc="upper left", fontsize=8)
+axes[0].set_yticks(range(4), names)
+fig.suptitle("Layers that round (orange) return worse boxes; classes differ less")
+plots.show(fig, alt="Five dots a layer: both layers that round have lower box IoU than both that do not; accuracies lie within a few hundredths.")
+for name in names:
+    values = {what: np.array([run[f"{name}, {what}"] for run in runs]) for what in ("accuracy", "IoU", "pixels")}
+    print(f"{name:16s}" + "; ".join(f"{what} {v.mean():.3f} ± {v.std(ddof=1):.3f}" for what, v in values.items()))
+print(f"noisy boxes     IoU {runs[0]['before, IoU']:.3f}; pixels {runs[0]['before, pixels']:.3f}")
+sides = (test_truth[:, 2:] - test_truth[:, :2])[test_labels > 0] / 8
+print(f"half of the sides of the objects are between {sides.quantile(0.25):.1f} and {sides.quantile(0.75):.1f} cells")
+
+# %% [markdown]
+# Without rounding, the network brings the boxes from an IoU of 0.643 to 0.739. With RoI pooling it gets to 0.690, half of that gain. And RoI
+# Align with rounded corners, at 0.693, ends where RoI pooling does: what hurts here is the rounding of the corners, not the maximum and not
+# the borders of the bins. The classes suffer less, 2 to 3 RoIs in a hundred. The constant half cell of `aligned=False` does no visible
+# harm: its IoU is lower by 0.003, about as much as seeds differ.
+#
+# Mind the scale: the objects are only a few cells wide, as the last line says. The more cells an object covers, the less half a cell
+# matters.
+
+# %% [markdown] written="two_roundings" points=2
+# ## Exercise 10: say which rounding hurts, and whom (2 points, 10 minutes)
+#
+# RoI pooling rounds twice: the corners of the box go to whole cells, and then the borders of the bins do. In five to ten sentences: how far
+# can each rounding move what a bin sees, in pixels of the image, at stride 16? Why does the class of a RoI hardly suffer, while a mask, or the
+# position of a box, does? Which of the two roundings is worse for a mask? And why could the network above live with `aligned=False`, which is
+# off by half a cell **everywhere**, but not with the rounding?
+#
+# **Model answer.** Rounding a corner moves it by up to half a cell, 8 pixels. As the last cell is kept whole, the far sides of the window lie 8 to
+# 24 pixels outside the box. Rounding the bins moves each of their borders by less than one cell, outwards: a bin starts up to 15 pixels early and
+# stops up to 15 pixels late, and it shares these cells with its neighbours. A class is the same wherever the object lies in the window, so an answer
+# that does not change under small shifts is just what a classifier learns, and a maximum over a slightly different set of cells is often the
+# same number. A mask or a box is an answer **about position**. It is drawn in the coordinates of the box, so if the features come from another
+# place than the box says, the answer lies wrong by as much. The rounding of the corners is the worse one: it moves and stretches all bins of
+# a RoI together, by an amount that depends on where the box happens to lie between the cells. The head sees pooled numbers only and cannot know this
+# amount, so it cannot undo it. The rounding of the bins rather blurs: it widens each bin a little, in both directions. Half a cell
+# that is the same for all boxes is something else: a constant shift can be learned, by the box numbers or by the convolutions below.
+#
+# **Rubric.** 1 point for whom: a class is invariant to small shifts, a mask or box is an answer about position and takes the shift over as error.
+# 1 point for which: the corners, since all bins move together by an amount (up to half a cell, 8 pixels; more at the far side) that varies
+# from box to box and that the head cannot see, while a constant shift can be learned. Half a point off where the amounts are missing or
+# wrong by more than a factor of two, or where the constant shift is not told from the varying one.
 
 # %% [markdown]
 # ## How far you are
