@@ -1954,10 +1954,10 @@ def mean_field_step(q, unary, pairwise, compatibility):
 
 # %%
 if lab.ready("mean_field_step") and lab.ready("exact_marginals"):
-    unary, q = surrounded(), torch.softmax(-surrounded(), 0)
+    unary = surrounded()
     for strength in (0.25, 0.5, 1.0):
         grid = grid_pairwise(3, 3, strength)
-        q = (-unary).softmax(0)
+        q = torch.full((2, 9), 0.5)  # nobody has an opinion yet
         for _ in range(50):
             q = mean_field_step(q, unary, grid, potts(2))
         p = exact_marginals(unary, grid, potts(2))[1]
@@ -2339,7 +2339,7 @@ def two_label_trajectory(unary, pairwise, num_iterations):
     u, w = unary.tolist(), pairwise.tolist()
     field = [(a - b) / 2 for a, b in zip(*u)]
     m = [math.tanh(h) for h in field]
-    for step in range(num_iterations):
+    for turn in range(num_iterations):
         m = [math.tanh(h + sum(wij * mj for wij, mj in zip(row, m)) / 2) for h, row in zip(field, w)]
     return torch.tensor([[(1 - x) / 2 for x in m], [(1 + x) / 2 for x in m]], dtype=unary.dtype)
 
@@ -2668,11 +2668,11 @@ def all_pairs(image, probs, num_iterations, theta_alpha, theta_beta, theta_gamma
         total = total + weight * gaussian
     start = F.threshold(probs.double().reshape(K, -1), 1e-5, 1e-5)
     q = start / start.sum(0)
-    for step in range(num_iterations):
+    for turn in range(num_iterations):
         heard = torch.stack([(total * label).sum(1) for label in q])  # (K, N)
         weights = start * torch.exp(heard)  # cost: the votes for all other labels, which is all votes minus those for this one
         q = weights / weights.sum(0)
-    return q.view(K, H, W)
+    return q.reshape(probs.shape)
 
 
 @lab.check("refine", points=1, substitute={"unary_from_probs": "library_unary"})
@@ -3979,26 +3979,56 @@ def scene_gains(seed):
 # %%
 runs = measurements.load("06_crf_mean_field", "scene_gains")
 contestants = ["coarse", "both kernels", "bilateral alone", "spatial alone", "noise of 0.1", "grey images"]
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=[3, 2])
 values = {name: np.array([run[name] for run in runs]) for name in runs[0]}
 heights = [values[name].mean() for name in contestants]
 spreads = [values[name].std(ddof=1) for name in contestants]
 colours = [plots.DATA, plots.OURS, plots.OURS, plots.OURS, plots.REFERENCE, plots.REFERENCE]
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[3, 2])
 axes[0].barh(contestants[::-1], heights[::-1], xerr=spreads[::-1], color=colours[::-1])
-axes[0].axvline(heights[0], color=plots.DATA, linestyle="--")
-axes[0].set(title="Colours help, places alone do not", xlabel="mean IoU, 50 scenes (5 seeds)", xlim=(0.4, None))
-for offset, (part, colour) in enumerate([("thick", plots.OURS), ("thin", plots.REFERENCE)]):
+axes[0].axvline(heights[0], color="0.3", linestyle="--")
+axes[0].set(title="Colours help, places alone do not", xlabel="mean IoU (5 seeds), axis cut at 0.5", xlim=(0.5, None))
+for part, colour in [("thick", plots.OURS), ("thin", plots.REFERENCE)]:
     for run in runs:
         axes[1].plot([0, 1], [run[f"{part} parts, coarse"], run[f"{part} parts, refined"]], "o-", color=colour, alpha=0.7)
     axes[1].plot([], [], "o-", color=colour, label=f"{part} parts of objects")
-axes[1].set(title="Thin parts", ylabel="share of pixels that are right", xticks=[0, 1], xticklabels=["coarse", "refined"], xlim=(-0.3, 1.3))
+axes[1].set(title="Thin parts stay lost", ylabel="share of pixels that are right", xlim=(-0.3, 1.3), ylim=(0, 1))
+axes[1].set_xticks([0, 1], ["coarse", "refined"])
 axes[1].legend()
-plots.show(fig, alt="Left: bars of mean IoU for six ways. Right: the share of right pixels in thick and in thin parts, before and after.")
+plots.show(fig, alt="Bars of mean IoU: above coarse are both kernels, bilateral alone, and by little noise; thin parts rise from 0.11 to 0.18 only.")
 for name in contestants:
     gains = values[name] - values["coarse"]
     mean, spread, won = values[name].mean(), values[name].std(ddof=1), (gains > 0).sum()
     print(f"{name:16s} mean IoU {mean:.3f} +- {spread:.3f}, gain {gains.mean():+.3f}, better in {won} of {len(gains)} seeds")
-print(f"scenes that gained: {values['scenes that gained'].mean():.0%}")
+for name in ("scenes that gained", "thin parts, coarse", "thin parts, refined", "thick parts, coarse", "thick parts, refined"):
+    print(f"{name:20s} {values[name].mean():.0%} +- {values[name].std(ddof=1):.0%}")
+
+# %% [markdown]
+# The bilateral kernel is worth about eight points of mean IoU, in every seed, and five scenes in six gain. The spatial kernel alone loses
+# a little: it rounds corners. So the choice on other scenes fell on the bilateral kernel alone each time. Noise of 0.1 on the pixels
+# takes most of the gain away, since it is larger than $\theta_\beta$, and without colour the refined labels are worse than the coarse
+# ones. Of thin parts, legs and tips that no square of 3 × 3 pixels fits into, the coarse network knew 11 %, and the CRF finds 18 %: what
+# no unary energy speaks for, no kernel brings back.
+#
+# One seed live, a dozen scenes of it, with the settings it chose. You see the scene that gained most and the one that gained least.
+
+# %%
+if lab.ready("refine"):
+    chosen = {key.removeprefix("winner "): value for key, value in runs[0].items() if key.startswith("winner ")}
+    images, labels, probs = scenes_and_coarse(12, seed=0)
+    answers = [probs.argmax(1), refined_labels(images, probs, chosen)]
+    before, after = (np.array([metrics.mean_iou(a, b, len(scenes.CLASSES)) for a, b in zip(answer, labels)]) for answer in answers)
+    fig, axes = plt.subplots(2, 4, figsize=(9.5, 3.9))
+    for row, i in zip(axes, [(after - before).argmax(), (after - before).argmin()]):
+        row[0].imshow(images[i].movedim(0, -1))
+        for ax, picture in zip(row[1:], [labels[i], answers[0][i], answers[1][i]]):
+            ax.imshow(picture, cmap="tab10", vmin=0, vmax=9)
+        for ax, title in zip(row, [f"scene {i}", "truth", f"coarse: {before[i]:.2f}", f"refined: {after[i]:.2f}"]):
+            ax.set_title(title)
+            ax.set_axis_off()
+    fig.suptitle(f"{(after > before).sum()} of {len(before)} scenes gained; the best and the worst of them", x=0.01, ha="left")
+    plots.show(fig, alt="Two scenes with true, coarse and refined labels: in the first the outlines become right, in the second they get worse.")
+    print(f"mean IoU over {len(before)} scenes: coarse {before.mean():.3f}, refined {after.mean():.3f}")
+    assert after.mean() > before.mean()
 
 # %% [markdown] written="zero_diagonal" points=2
 # ## Exercise 10: say what the zero diagonal prevents (2 points, 10 minutes)
