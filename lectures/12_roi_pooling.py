@@ -126,7 +126,7 @@ ax.set(title="Sharing pays from some tens of boxes on", xlabel="boxes in the ima
 ax.set_xticks(counts, counts.tolist())
 ax.axhline(1, color="black", linewidth=0.8)
 ax.legend()
-plots.show(fig, alt="Ratio of times against boxes, both logarithmic: on the line of counted pixels, with sharing ahead from 60 to 100 boxes on.")
+plots.show(fig, alt="Ratio of times against boxes, both logarithmic: on the line of counted pixels, with the line of equal times crossed between 30 and 100 boxes.")
 for count, mean, spread in zip(counts.tolist(), ratios.mean(0), ratios.std(0)):
     print(f"{count:3d} boxes: {mean:5.2f} ± {spread:.2f} times, pixels counted {count * 64**2 / (400 * 600):.2f}")
 
@@ -692,9 +692,34 @@ for name, pool in variants.items():
 # spreads its points too far, so that the outer bins look outwards. On the photograph the two maxima differ from the means by more than
 # half of the contrast; that is no error, only another question to the map. Half a cell costs a quarter. One or two samples a bin matter less.
 #
-# *Play with it:* move a box over a map by hand, change stride, bins and variant, and watch where the bins fall; the
-# explorer of this topic lets you.
+# ## Play with it
 #
+# Move a box over coins and watch both operators at once. The map has cells of 16 pixels, and each holds their mean brightness in hundredths.
+# The dashed window and its blue bins belong to RoI pooling, the green points to RoI Align.
+#
+# **Predict first**, then try:
+#
+# 1. Move `left` from 36 to 44, pixel by pixel. When do the values of RoI pooling change, and by how much? Those of RoI Align?
+# 2. Make the box 8 pixels wide, half a cell, with four bins across. What do the four columns return?
+# 3. Make it 8 pixels high as well and push it into the lower right corner, still inside the picture. What does RoI pooling return there?
+
+# %%
+from course_lib import explore
+
+explore.roi.show()
+
+# %% [markdown]
+# The explorer needs a running kernel. These three frames stand for it where there is none.
+
+# %%
+plots.show(explore.roi.strip(), alt="""Coins, their map of 8 by 10 cells with box, dashed window, bins and sample points, and both answers, three times.
+    From pixel 36 the window is 6 cells wide, from 40 and 44 it is 5; the values of RoI pooling jump once, those of RoI Align drift.""")
+
+# %% [markdown]
+# Four pixels make the window a cell narrower and move its left side by a cell. The next four change nothing for RoI pooling, while RoI Align
+# has other values in each frame.
+
+# %% [markdown]
 # ## One vector, two answers
 #
 # Now the detector. Fast R-CNN (Girshick 2015) runs the backbone on the image, pools each box, and sends the pooled values through fully

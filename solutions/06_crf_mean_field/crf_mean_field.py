@@ -2537,6 +2537,15 @@ if lab.ready("mean_field") and lab.ready("exact_marginals"):
 # a chance.
 
 # %% [markdown]
+# Next comes a whole photograph. The next cell opens the explorer of the lecture: draw the bandwidths and weights of both kernels, and watch the
+# refined labels follow. Come back to it whenever you wonder what a parameter does.
+
+# %%
+from course_lib import explore
+
+explore.crf.show()
+
+# %% [markdown]
 # ## Exercise 9: refine a photograph (4 points, 20 minutes)
 #
 # Complete `refine`: mean field for a whole image. It takes what a network says, $(K, H, W)$ probabilities, and returns sharper ones.

@@ -733,6 +733,15 @@ if lab.ready("spatial_pyramid_pool"):
 # RoI pooling is one level of such a pyramid, laid over the window of a box instead of the whole map.
 
 # %% [markdown]
+# Next comes RoI pooling itself. The next cell opens the explorer of the lecture: move a box over a map, and watch its window, its bins, and
+# what both operators return. Come back to it whenever a rounding confuses you.
+
+# %%
+from course_lib import explore
+
+explore.roi.show()
+
+# %% [markdown]
 # ## Exercise 4: pool regions of interest (4 points, 20 minutes)
 #
 # Complete `roi_pool`, the layer of Fast R-CNN. Each row of `rois` names an image of the batch and a box in it. Its window (exercise 1) is
