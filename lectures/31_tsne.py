@@ -392,8 +392,8 @@ plots.show(fig, alt="The cost of torn partners rises with their distance to 1.86
 #
 # $$\frac{\partial C}{\partial y_i} = 4 \sum_j (p_{ij} - q^*_{ij})\, w_{ij}\, (y_i - y_j) ,$$
 #
-# which is equation 5 of van der Maaten and Hinton. Every pair is a spring between two points. It pulls where $p > q^*$ and pushes where $p
-# < q^*$. For points on a *line* it takes two loops:
+# which is equation 5 of van der Maaten and Hinton. Every pair is a spring between two points. It pulls where $p > q^*$ and pushes where
+# $p < q^*$. For points on a *line* it takes two loops:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -619,9 +619,8 @@ plots.show(explore.tsne.strip(), alt="""A map of 200 digits and its divergence, 
     classes begin to part, at the end ten groups at perplexity 20, and at perplexity 2 many small scattered clumps.""")
 
 # %% [markdown]
-# At iteration 40 the classes begin to part. At the end 98 % of the digits have a nearest neighbour of their class, at perplexity 20 and
-# also at
-# 2. But at perplexity 2 every class lies in several clumps: the neighbours are right, and the groups mean nothing.
+# At iteration 40 the classes begin to part. At the end 98 % of the digits have a nearest neighbour of their class, at both perplexities.
+# But at perplexity 2 every class lies in several clumps: the neighbours are right, and the groups mean nothing.
 #
 # ## Three things the map does not say
 #
@@ -834,9 +833,9 @@ plots.show(fig, alt="""Digits drawn as marks, coloured by label. Left: islands w
 # ## How good, and how fast?
 #
 # The lab's solution has no tree. It looks at all pairs, in blocks of rows that fit into the cache of the processor. Here it meets
-# scikit-learn's Barnes-Hut method on all 1,797 digits at perplexity 30, each from the same five random starts. Both maps are judged by the
-# same *exact* divergence, and times are processor times of one core in one run. **Trustworthiness** (Venna and Kaski 2001) looks for
-# intruders, neighbours on the map that are far down in the ranking of the data: 1 means that there are none.
+# scikit-learn's Barnes-Hut method on all 1,797 digits at perplexity 30, each from five random starts. Both maps are judged by the same
+# *exact* divergence, and times are processor times of one core in one run. **Trustworthiness** (Venna and Kaski 2001) looks for intruders,
+# neighbours on the map that are far down in the ranking of the data: 1 means that there are none.
 #
 # **Predict first.** An approximation against the exact forces, 1,000 iterations against 750: which map is better, and which is faster?
 
@@ -1014,7 +1013,8 @@ for name in ("2N", "N"):
     scores = "  ".join(f"{what} {mean_and_spread(records, f'{name}: {what}')}" for what in ("radius", "kept", "company"))
     print(f"p divided by {name:13s}{scores}")
 higher = [record["learning rate 800: divergence"] - record["scikit-learn's defaults: divergence"] for record in records]
-print("learning rate 800 minus defaults, draw by draw:", ", ".join(f"{value:+.3f}" for value in higher), f"mean {sum(higher) / len(higher):.3f}")
+print("learning rate 800 minus defaults, draw by draw:", ", ".join(f"{value:+.3f}" for value in higher))
+print(f"their mean: {sum(higher) / len(higher):.3f}")
 
 # %% [markdown]
 # Most of it does not show at this size. Exaggerations of 12, 4 and 1 and a rate of $N / 48$ end between 0.458 and 0.463, and the spread
