@@ -1167,7 +1167,7 @@ def color_jitter(images, strength, generator):
 if lab.ready("color_jitter"):
     three = scenes.render(scenes.sample([7, 10, 14], seed=5, num_objects=(1, 1)), 64).images  # (3, 3, 64, 64)
     rows = [color_jitter(three, strength, torch.Generator().manual_seed(9)) for strength in (0.0, 0.25, 0.5, 1.0)]
-    fig, axes = plt.subplots(3, 4, figsize=(6, 4.6))
+    fig, axes = plt.subplots(3, 4, figsize=(4.6, 3.6))
     for column, (changed, strength) in enumerate(zip(rows, (0.0, 0.25, 0.5, 1.0))):
         for ax, image in zip(axes[:, column], changed):
             ax.imshow(image.permute(1, 2, 0))
@@ -4064,6 +4064,407 @@ if all([lab.ready(name) for name in LEARNER]):
     axes[0, 3].set_title("nearest, untrained encoder").set_in_layout(False)
     axes[0, 11].set_title("nearest, trained encoder").set_in_layout(False)
     plots.show(fig, alt="Five scenes and their six nearest neighbours, by an untrained and a trained encoder; neighbours of another kind are framed.")
+
+# %% [markdown]
+# ## What it gives, and what it does not
+#
+# One small network for everything: three layers of 8, 16 and 32 channels, so that a run takes seconds. Two sets of images: handwritten
+# digits of 8 × 8 pixels, and rendered scenes of 16 × 16 pixels with one object each, to be told apart as sphere, box, cylinder, cone or
+# figure. The sizes are those of the cell above exercise 1, but for the runs, which are shorter: a seed has nineteen of them. With
+# `COURSE_PROFILE=full` all become those of a GPU.
+#
+# Settings are chosen on **validation** images: the table of ablations below is measured there, and the settings of the curves were tried
+# out there. The **test** images appear in the curves only. All runs of a seed share the images; seeds differ in weights, batches and
+# views.
+
+# %%
+import time
+
+CURVE_STEPS = 20_000 if full else 640  # of the curves
+MEASURED_STEPS, MEASURED_BATCH = (5000, 512) if full else (160, 64)  # of the other thirteen runs of a seed
+
+
+@functools.cache
+def labelled_images(name):
+    """Pairs (images, labels) for training, validation and test: "digits", or "scenes" with one object each, seen from near."""
+    if name == "digits":
+        return tuple(datasets.digits(part) for part in ("train", "validation", "test"))
+    parts = []
+    for first, count in [(0, NUM_SCENES), (100_000, 500), (200_000, 500)]:
+        world = scenes.sample(range(first, first + count), seed=5, num_objects=(1, 1), motion=0.0, clutter=0.0)
+        middle = world.position * torch.tensor([0.15, 0.15, 1.0], dtype=torch.float64)
+        world = replace(world, position=middle, eye=world.target + 0.5 * (world.eye - world.target))
+        parts.append((scenes.render(world, SCENE_PIXELS).images, world.kind[:, 0]))
+    return tuple(parts)
+
+
+def networks(name, seed):
+    """Encoder and head with random weights from a seed. Their batch normalisations know the mean and spread of the images: an untrained
+    network would be judged with wrong ones otherwise."""
+    images = labelled_images(name)[0][0]
+    encoder = make_encoder(images.shape[1], WIDTHS, STRIDES[name], seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = ProjectionHead(WIDTHS[-1], WIDTHS[-1], DIMENSIONS)
+    both = nn.Sequential(encoder, head).to(device)
+    norms = [module for module in both.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for momentum in (None, 0.1):  # None: all that was seen so far counts equally; 0.1 is PyTorch's default
+        for norm in norms:
+            norm.momentum = momentum
+        if momentum is None:
+            with torch.no_grad():
+                both(images[:500].to(device))
+    return encoder, head
+
+
+@contextmanager
+def in_place_of(**others):
+    """Other values of global names, such as CROP_SCALE=(1.0, 1.0), until the block ends."""
+    before = {name: globals()[name] for name in others}
+    globals().update(others)
+    try:
+        yield
+    finally:
+        globals().update(before)
+
+
+def outputs(network, images):
+    """What a network answers in evaluation mode, on the CPU."""
+    return training.predict(network, images, batch_size=500)
+
+
+def probed(features, labels, asked, truth):
+    """Accuracy of both probes on features."""
+    return {
+        "kNN": metrics.accuracy(knn_probe(features, labels, asked, 5), truth),
+        "linear": metrics.accuracy(linear_probe(features, labels, asked), truth),
+    }
+
+
+def first_of_each_class(labels, count=10):
+    """(classes * count,) numbers of the first images of each class."""
+    return torch.cat([(labels == c).nonzero()[:count, 0] for c in labels.unique()])
+
+
+@functools.cache
+def pixels_probed(name):
+    """Test accuracy of the probes on the pixels themselves; the same for all seeds."""
+    (images, labels), _, (asked, truth) = labelled_images(name)
+    images, asked, few = images.flatten(1), asked.flatten(1), first_of_each_class(labels)
+    tenth = metrics.accuracy(linear_probe(images[few], labels[few], asked), truth)
+    return probed(images, labels, asked, truth) | {"linear, 10 labels": tenth}
+
+
+def spread_of_views(encoder, head, images, seed=7):
+    """Alignment and uniformity of the embeddings of two views of held-out images, and the loss on the first MEASURED_BATCH of them."""
+    views = two_views(images, torch.Generator().manual_seed(seed))
+    z1, z2 = (F.normalize(outputs(nn.Sequential(encoder, head), view), dim=1) for view in views)
+    loss = nt_xent(z1[:MEASURED_BATCH], z2[:MEASURED_BATCH], TEMPERATURE)
+    return {"alignment": alignment(z1, z2), "uniformity": uniformity(z1), "loss": loss}
+
+
+def supervised(name, seed, images, labels, asked):
+    """Labels for images `asked` by the same encoder with a linear layer, trained on labels, with the same views, steps and optimizer."""
+    encoder, _ = networks(name, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifier = nn.Sequential(encoder, nn.Linear(WIDTHS[-1], int(labels.max()) + 1)).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    adam = torch.optim.AdamW(classifier.parameters(), lr=LR)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, CURVE_STEPS)
+    for _ in range(CURVE_STEPS):
+        chosen = torch.randperm(len(images), generator=generator)[:MEASURED_BATCH]
+        views = torch.cat(two_views(images[chosen], generator))
+        wrong = F.cross_entropy(classifier(views.to(device)), labels[chosen].repeat(2).to(device))
+        adam.zero_grad()
+        wrong.backward()
+        adam.step()
+        falling.step()
+    return outputs(classifier, asked).argmax(1)
+
+
+def moved_to(where, views):
+    """`two_views` whose results are moved: the views of small images are made on the CPU, the same on every machine."""
+    return lambda images, generator: tuple(view.to(where) for view in views(images, generator))
+
+# %% [markdown]
+# **Predict first.** The network is untrained at step 0. How much of the way to the supervised network does a linear probe on such
+# features go? And is the training without labels ahead of the raw pixels at all?
+
+# %% measure="curve" seeds=5
+def curve(seed):
+    """Test accuracy of both probes, alignment, uniformity and seconds along the training on digits and scenes, beside the contestants."""
+    torch.set_num_threads(1)
+    found = {}
+    for name in ("digits", "scenes"):
+        (images, labels), _, (asked, truth) = labelled_images(name)
+        few = first_of_each_class(labels)
+        encoder, head = networks(name, seed)
+        plain_views, step, seconds, began = moved_to(device, two_views), 0, 0.0, time.process_time()
+
+        def look():
+            """Store what the network is worth after `step` steps."""
+            features, held_out = outputs(encoder, images), outputs(encoder, asked)
+            now = probed(features, labels, held_out, truth) | spread_of_views(encoder, head, asked)
+            now["linear, 10 labels"] = metrics.accuracy(linear_probe(features[few], labels[few], held_out), truth)
+            now["seconds"] = seconds
+            found.update({f"{name}, {what}, {step}": value for what, value in now.items()})
+
+        def watched(batch, generator):
+            """Two views, and a look at the network now and then."""
+            nonlocal step, seconds, began
+            if step in (0, CURVE_STEPS // 32, CURVE_STEPS // 8, CURVE_STEPS // 2):
+                seconds += time.process_time() - began
+                with in_place_of(two_views=plain_views):
+                    look()
+                began = time.process_time()
+            step += 1
+            return plain_views(batch, generator)
+
+        with in_place_of(two_views=watched):
+            pretrain(encoder, head, images, CURVE_STEPS, MEASURED_BATCH, TEMPERATURE, torch.Generator().manual_seed(seed), lr=LR)
+        seconds += time.process_time() - began
+        look()
+        found |= {f"{name}, pixels, {what}": value for what, value in pixels_probed(name).items()}
+        found[f"{name}, supervised"] = metrics.accuracy(supervised(name, seed, images, labels, asked), truth)
+        found[f"{name}, supervised, 10 labels"] = metrics.accuracy(supervised(name, seed, images[few], labels[few], asked), truth)
+    return found
+
+# %% [markdown]
+# Now change one thing at a time, on the scenes. All rows see the same number of images: the small batch takes four times as many steps,
+# the large one a quarter. These are validation images.
+#
+# **Predict first.** Which single change costs most?
+
+# %% measure="ablations" seeds=5
+def ablations(seed):
+    """Validation accuracy of both probes on scenes, and dimensions of the features in use, with one thing changed at a time."""
+    torch.set_num_threads(1)
+    (images, labels), (asked, truth), _ = labelled_images("scenes")
+    plain = {"crop": CROP_SCALE, "jitter": JITTER_STRENGTH, "temperature": TEMPERATURE, "batch": MEASURED_BATCH, "head": True}
+    changes = {
+        "as it is": {}, "no jitter": {"jitter": 0.0}, "no crop": {"crop": (1.0, 1.0)},
+        "temperature 0.1": {"temperature": 0.1}, "temperature 0.5": {"temperature": 0.5}, "temperature 1": {"temperature": 1.0},
+        "batch / 4": {"batch": MEASURED_BATCH // 4}, "batch x 4": {"batch": 4 * MEASURED_BATCH}, "no head": {"head": False},
+    }
+    found = {}
+    for row, change in changes.items():
+        now = plain | change
+        encoder, head = networks("scenes", seed)
+        if not now["head"]:
+            head = nn.Identity()
+        with in_place_of(CROP_SCALE=now["crop"], JITTER_STRENGTH=now["jitter"], two_views=moved_to(device, two_views)):
+            generator, num_steps = torch.Generator().manual_seed(seed), MEASURED_STEPS * MEASURED_BATCH // now["batch"]
+            pretrain(encoder, head, images, num_steps, now["batch"], now["temperature"], generator, lr=LR)
+        features, held_out = outputs(encoder, images), outputs(encoder, asked)
+        found |= {f"{row}, {what}": value for what, value in probed(features, labels, held_out, truth).items()}
+        found[f"{row}, dimensions"] = dimensions_in_use(held_out)
+        if row == "as it is":
+            whole = nn.Sequential(encoder, head)
+            after = probed(outputs(whole, images), labels, outputs(whole, asked), truth)
+            found |= {f"after the head, {what}": value for what, value in after.items()}
+            found["after the head, dimensions"] = dimensions_in_use(outputs(whole, asked))
+    encoder, _ = networks("scenes", seed)
+    features, held_out = outputs(encoder, images), outputs(encoder, asked)
+    found |= {f"untrained, {what}": value for what, value in probed(features, labels, held_out, truth).items()}
+    return found | {"untrained, dimensions": dimensions_in_use(held_out)}
+
+
+def spectrum(vectors):
+    """Variances along the principal axes of (N, D) vectors, from large to small, as shares of their sum."""
+    variances = torch.linalg.svdvals(vectors.double() - vectors.double().mean(0)) ** 2
+    return variances / variances.sum().clamp(min=1e-300)
+
+
+def dimensions_in_use(vectors):
+    """The effective number of dimensions: e to the entropy of the spectrum, 1 to D."""
+    shares = spectrum(vectors)
+    return torch.special.entr(shares).sum().exp()
+
+# %% [markdown]
+# Two ways to break it. *Without negatives* the loss only rewards agreement: minus the cosine of partners, divided by the temperature.
+# *Without augmentation* both views are the image itself. A third run makes the views as different as can be: crops from 2 % of the area
+# on, and jitter at full strength. **Predict first.** In which of them will the loss be at $\log(2N-1)$, and in which at its minimum?
+
+# %% measure="collapse" seeds=5
+def only_attraction(z1, z2, temperature):
+    """The numerator of NT-Xent alone: partners attract each other, and nothing pushes away."""
+    return -F.cosine_similarity(z1, z2).mean() / temperature
+
+
+def collapse(seed):
+    """Loss, alignment, uniformity, accuracy and spectrum of unit embeddings for four ways to train on scenes, judged on usual views."""
+    torch.set_num_threads(1)
+    (images, labels), (asked, truth), _ = labelled_images("scenes")
+    ways = {
+        "NT-Xent": {}, "no negatives": {"nt_xent": only_attraction}, "no augmentation": {"CROP_SCALE": (1.0, 1.0), "JITTER_STRENGTH": 0.0},
+        "strongest views": {"CROP_SCALE": (0.02, 1.0), "JITTER_STRENGTH": 1.0},
+    }
+    found = {}
+    for way, change in ways.items():
+        encoder, head = networks("scenes", seed)
+        generator = torch.Generator().manual_seed(seed)
+        with in_place_of(two_views=moved_to(device, two_views), **change):
+            losses = pretrain(encoder, head, images, MEASURED_STEPS, MEASURED_BATCH, TEMPERATURE, generator, lr=LR)
+        now = spread_of_views(encoder, head, asked) | {"training loss": sum(losses[-10:]) / 10}
+        now |= probed(outputs(encoder, images), labels, outputs(encoder, asked), truth)
+        embeddings = F.normalize(outputs(nn.Sequential(encoder, head), asked), dim=1)
+        now |= {"dimensions": dimensions_in_use(embeddings), "variance": embeddings.double().var(0).sum()}
+        now |= {f"axis {axis}": share for axis, share in enumerate(spectrum(embeddings).tolist())}
+        found |= {f"{way}, {what}": value for what, value in now.items()}
+    return found
+
+# %% [markdown]
+# Here are the stored numbers: mean and standard deviation of five seeds.
+
+# %%
+stored = {name: measurements.load("23_simclr", name) for name in ("curve", "ablations", "collapse")}
+
+
+def mean_and_spread(measurement, what):
+    """Mean and standard deviation over the seeds of one stored number."""
+    values = torch.tensor([record[what] for record in stored[measurement]], dtype=torch.float64)
+    return values.mean().item(), values.std().item()
+
+
+STEPS = sorted(int(key.split(", ")[-1]) for key in stored["curve"][0] if key.startswith("digits, seconds"))
+for name in ("digits", "scenes"):
+    for what in ("kNN", "linear", "linear, 10 labels"):
+        row = [f"{mean:.3f} ± {std:.3f}" for mean, std in (mean_and_spread("curve", f"{name}, {what}, {step}") for step in STEPS)]
+        print(f"{name}, {what:18s} after {', '.join(map(str, STEPS))} steps: {'  '.join(row)}")
+    for what in ("pixels, kNN", "pixels, linear", "supervised", "pixels, linear, 10 labels", "supervised, 10 labels"):
+        mean, std = mean_and_spread("curve", f"{name}, {what}")
+        print(f"{name}, {what:26s} {mean:.3f} ± {std:.3f}")
+    print(f"{name}: {mean_and_spread('curve', f'{name}, seconds, {STEPS[-1]}')[0]:.1f} seconds of one core")
+
+# %%
+rows = [key.removesuffix(", kNN") for key in stored["ablations"][0] if key.endswith(", kNN")]
+print(f"{'scenes, validation':20s} {'kNN':>15s} {'linear probe':>15s} {'dimensions':>13s}")
+for row in rows:
+    (near, near_std), (line, line_std), (wide, wide_std) = (
+        mean_and_spread("ablations", f"{row}, {what}") for what in ("kNN", "linear", "dimensions")
+    )
+    print(f"{row:20s}   {near:.3f} ± {near_std:.3f}   {line:.3f} ± {line_std:.3f}   {wide:5.1f} ± {wide_std:.1f}")
+for what in ("training loss", "loss", "alignment", "uniformity", "dimensions", "linear"):
+    ways = ("NT-Xent", "no negatives", "no augmentation", "strongest views")
+    means = {way: mean_and_spread("collapse", f"{way}, {what}")[0] for way in ways}
+    print(f"{what:14s}", ", ".join(f"{way} {mean:.3f}" for way, mean in means.items()))
+
+# %% [markdown]
+# **The curve.** On scenes the features pass the pixels and go about two thirds of the way from random features to the supervised network. On digits they
+# end level with the pixels by the linear probe, and kNN on pixels stays ahead of everything: an effect that does not show at this scale. With ten labels a
+# class the features are ahead of the pixels on scenes, and about as good as the same network trained on these labels with the same views: much of the gain is what the views know.
+#
+# **The table.** No crop costs most, by far. The jitter helps a little, with every seed. Low temperatures are better than high ones, but 0.1 and 0.2 are within the
+# spread. A large batch is worse here, as it takes fewer steps for the same number of images. Without a head the probe loses two points, within
+# its spread, and behind the head it is not clearly worse than before: our classes are shapes, which the views do not change.
+#
+# **Collapse.** Without negatives the embeddings fall into one point, and the loss is at $\log 127$. Without augmentation they spread over 25 of 32 dimensions,
+# the training loss is the lowest of all, and the features are no better than untrained ones. With the strongest views four dimensions are left. The
+# [lecture](../../lectures/23_simclr.ipynb) draws these numbers.
+
+# %% [markdown]
+# ### At real size
+#
+# The same loss and the same views train a ResNet on real photographs, when there is a GPU and time. The function below can be stopped at
+# any moment and goes on from the last whole epoch: it stores weights, optimizer and learning rate after each one. On a GPU it computes in
+# bfloat16 where that is safe. With `COURSE_PROFILE=full`, and after `course data cifar10` (or `stl10`), it follows the recipe of Chen et
+# al. for CIFAR-10 (appendix B.9): first convolution 3 × 3 with stride 1, no pooling behind it, no blur, jitter 0.5, temperature 0.5, a
+# learning rate that rises for a tenth of the epochs and falls along a cosine; with ResNet-18 for their ResNet-50, and AdamW for their
+# LARS. In the default profile it runs for two small epochs, once in one go and once with a stop between, and both ends must agree.
+
+# %%
+import tempfile
+from pathlib import Path
+
+REAL_SET, REAL_EPOCHS, REAL_BATCH, REAL_LR = ("cifar10", 500, 512, 1e-3) if full else ("scenes", 2, 64, 1e-3)
+
+
+def real_images(name):
+    """(images, labels) for training and test: a fetched set as uint8 pixels, or the scenes."""
+    if name == "scenes":
+        parts = labelled_images("scenes")
+        return [(images[:256], labels[:256]) for images, labels in parts[:2]]
+    from course_lib import real_data
+
+    found = []
+    for part in ("train", "test"):
+        opened = real_data.open_set(name, part)
+        pixels, labels = torch.as_tensor(opened.data), torch.as_tensor(opened.targets if name == "cifar10" else opened.labels)
+        found.append((pixels.movedim(-1, 1) if name == "cifar10" else pixels, labels.long()))
+    return found
+
+
+def as_floats(pixels):
+    """Images from 0 to 1 of pixels that may be uint8."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def real_encoder(name):
+    """The small encoder for scenes, ResNet-18 for photographs, and the number of its features."""
+    if name == "scenes":
+        return make_encoder(3, WIDTHS, STRIDES["scenes"]), WIDTHS[-1]
+    from torchvision.models import resnet18
+
+    encoder = resnet18()
+    encoder.conv1 = nn.Conv2d(3, 64, 3, 1, padding=1, bias=False)
+    encoder.maxpool = encoder.fc = nn.Identity()
+    return encoder, 512
+
+
+def train_resumably(folder, stop_after=None):
+    """Train on REAL_SET, going on from the checkpoint in `folder` if there is one. Returns the encoder."""
+    images = real_images(REAL_SET)[0][0]
+    repro.seed_all(0)
+    encoder, features = real_encoder(REAL_SET)
+    both = nn.Sequential(encoder, ProjectionHead(features, features, DIMENSIONS)).to(device)
+    adam = torch.optim.AdamW(both.parameters(), lr=REAL_LR, weight_decay=1e-4)
+    per_epoch = len(images) // REAL_BATCH
+    total, rising = REAL_EPOCHS * per_epoch, max(1, REAL_EPOCHS // 10) * per_epoch
+    factor = lambda step: min((step + 1) / rising, (1 + math.cos(math.pi * step / total)) / 2)  # noqa: E731
+    schedule, start, path = torch.optim.lr_scheduler.LambdaLR(adam, factor), 0, Path(folder) / "checkpoint.pt"
+    if path.is_file():
+        saved = torch.load(path, map_location=device, weights_only=True)
+        start = saved["epochs"]
+        for what, part in [("networks", both), ("optimizer", adam), ("schedule", schedule)]:
+            part.load_state_dict(saved[what])
+    both.train()
+    for epoch in training.progress(range(start, stop_after or REAL_EPOCHS), "epochs"):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
+        chance = torch.Generator(device).manual_seed(epoch)  # each epoch has its own: resuming needs no state of it
+        for chosen in order[: per_epoch * REAL_BATCH].view(per_epoch, REAL_BATCH):
+            views = torch.cat(two_views(as_floats(images[chosen].to(device)), chance))
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                answers = both(views)
+            contrast = nt_xent(*answers.float().chunk(2), 0.5)
+            adam.zero_grad()
+            contrast.backward()
+            adam.step()
+            schedule.step()
+        state = {"epochs": epoch + 1, "networks": both.state_dict(), "optimizer": adam.state_dict(), "schedule": schedule.state_dict()}
+        torch.save(state, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)  # a stop while writing leaves the old one whole
+    return encoder
+
+
+if all([lab.ready(name) for name in ("two_views", "nt_xent", "ProjectionHead", "linear_probe", "knn_probe")]):
+    if full:
+        from course_lib import real_data
+
+        folder = real_data.CACHE / "23_simclr"
+        folder.mkdir(parents=True, exist_ok=True)
+        encoder = train_resumably(folder)
+        (images, labels), (asked, truth) = real_images(REAL_SET)
+        features, held_out = (torch.cat([outputs(encoder, as_floats(some)) for some in part.split(1000)]) for part in (images, asked))
+        print({what: round(value, 4) for what, value in probed(features, labels, held_out, truth).items()})
+    else:
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            straight = train_resumably(first)
+            train_resumably(second, stop_after=1)
+            resumed = train_resumably(second)
+        apart = max((a - b).abs().max().item() for a, b in zip(straight.parameters(), resumed.parameters()))
+        print(f"largest difference of a weight, in one go and with a stop: {apart:.1e}")
+        assert apart < 1e-5
 
 # %% [markdown] written="what_collapses" points=2
 # ## Exercise 12: say what collapses (2 points, 10 minutes)
