@@ -878,7 +878,7 @@ for size in (64, 128, 256):
 #
 # ## Does it matter how we pool?
 #
-# In the lab you train this network on boxes with noise. The boxes of a scene's objects are known; they are moved and resized at random, as the
+# In the lab you train a network like this one on boxes with noise. The boxes of a scene's objects are known; they are moved and resized at random, as the
 # proposals of a real detector would be, and the head has to name the object and to bring the box back. Four networks share
 # everything but the layer that pools:
 #
@@ -936,7 +936,7 @@ for name in layers[:3]:
 #
 # ## What to take along
 #
-# A detector computes its feature map once and lets every box take its part of it; sharing pays from 60 to 100 boxes on, and in training it pays to
+# A detector computes its feature map once and lets every box take its part of it; sharing pays from some tens of boxes on, and in training it pays to
 # take many boxes of few images. RoI pooling makes a fixed number of values of any box by rounding twice and taking maxima. The rounding
 # moves what a bin sees by up to half a cell, differently for every box, which a name forgives and a place does not. RoI Align
 # reads between the cells instead and moves with its box, and it could even tell the box where to go.

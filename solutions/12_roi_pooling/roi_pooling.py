@@ -5,8 +5,8 @@
 # the window and the bins of RoI pooling, the spatial pyramid it comes from, RoI Align without any rounding, the minibatches of
 # Fast R-CNN, its head and its loss. At the end you train a small Fast R-CNN made of your own functions.
 #
-# **You need** the [lecture](../../lectures/12_roi_pooling.ipynb). **Time:** about 120 minutes for the exercises, and some for the pictures. **Points:** 27, of them 2 for
-# a written answer that is graded by hand.
+# **You need** the [lecture](../../lectures/12_roi_pooling.ipynb). **Time:** about 140 minutes for the exercises, and some for the pictures.
+# **Points:** 27, of them 2 for a written answer that is graded by hand.
 #
 # **How feedback works.** Write your code in the cell that says `YOUR CODE HERE`, run it, then run the check cell below it. The check shows
 # what it tried, what it expected and what came back, and it knows the common mistakes by name. Hints are folded under each statement:
@@ -79,8 +79,9 @@ def gradients_of_parameters(module, x, weights):
 
 # %% [markdown]
 # **Coordinates.** A box is $(x_1, y_1, x_2, y_2)$ in pixels of the image. A feature map of total stride 16 has `spatial_scale` $= 1/16$:
-# pixels times `spatial_scale` are cells of the map. Feature maps are `(N, C, H, W)`. A row of `rois` (K, 5) starts with the number of its
-# image in the batch, a box follows. A window or a bin is a half-open range: it holds the cells from start up to, but without, stop.
+# pixels times `spatial_scale` are cells of the map. Feature maps are `(N, C, H, W)`. A **RoI**, region of interest, is a box in one image of the
+# batch: a row of `rois` (K, 5) starts with the number of its image, the box follows. All five numbers have the type of the map, so write
+# `int(rois[k, 0])` where you need the number as an index. A window or a bin is a half-open range: it holds the cells from start up to, but without, stop.
 # `output_size` is a pair, (rows, columns).
 #
 # The functions whose names begin with `library_` are for the checks. The sizes below are those of the network that you train at the end.
@@ -186,6 +187,12 @@ def nearest_cell(box_to_cells, rng):
         expect_windows(box_to_cells, boxes, 1 / stride, expected, f"{num_boxes} boxes of type {str(dtype)[6:]}, stride {stride}")
         turned = boxes.T.contiguous().T
         expect_windows(box_to_cells, turned, 1 / stride, expected, f"the same, stored column by column, stride {stride}")
+
+# %% mistake="box_to_cells" hint="You cut the window off at the border. Cells may be negative; whoever reads the map leaves out what lies outside."
+def box_to_cells(boxes, spatial_scale):
+    cells = boxes * spatial_scale
+    cells = (cells.sign() * (cells.abs() + 0.5).floor()).long()
+    return torch.cat([cells[:, :2], cells[:, 2:] + 1], 1).clamp(min=0)
 
 # %% mistake="box_to_cells" hint="Your halves go to the even neighbour: that is how torch.round and Python's round treat 2.5. Here a half goes away from zero."
 def box_to_cells(boxes, spatial_scale):
@@ -377,6 +384,7 @@ def by_hand(bin_edges):
     expect_equal(bin_edges(2, 3), [(0, 1), (0, 2), (1, 2)], "2 cells, 3 bins")
     expect_equal(bin_edges(1, 4), [(0, 1)] * 4, "1 cell, 4 bins")
     expect_equal(bin_edges(4, 1), [(0, 4)], "4 cells, 1 bin")
+    expect_equal(bin_edges(29, 7)[-1], (24, 29), "29 cells, 7 bins: the last bin")
     expect_raises(ValueError, lambda: bin_edges(0, 2), "no cells")
     expect_raises(ValueError, lambda: bin_edges(-3, 2), "-3 cells")
     expect_raises(ValueError, lambda: bin_edges(4, 0), "no bins")
@@ -385,7 +393,7 @@ def by_hand(bin_edges):
 
 @lab.check("bin_edges", points=1, forbid=("adaptive",))
 def as_adaptive_pooling(bin_edges, rng):
-    """The ranges that adaptive pooling takes, for any length and up to six bins."""
+    """The ranges that adaptive pooling takes, for any length."""
     cases = [(10, 4), (7, 3), (4, 3), (5, 6), (17, 6)]
     cases += [(int(rng.integers(6, 40)), int(rng.integers(2, 7))) for _ in range(6)]
     for length, num_bins in cases:
@@ -394,6 +402,13 @@ def as_adaptive_pooling(bin_edges, rng):
         first = -F.adaptive_max_pool1d(-ramp, num_bins)[0]
         expected = [(int(a), int(b) + 1) for a, b in zip(first, last)]
         expect_equal(bin_edges(length, num_bins), expected, f"{length} cells, {num_bins} bins")
+
+# %% mistake="bin_edges" hint="You compute borders in floating point: 7 * (29 / 7) comes out a little over 29, and rounding up makes 30 of it. Use // on integers."
+def bin_edges(length, num_bins):
+    if length < 1 or num_bins < 1:
+        raise ValueError("under 1")
+    size = length / num_bins
+    return [(math.floor(i * size), math.ceil((i + 1) * size)) for i in range(num_bins)]
 
 # %% mistake="bin_edges" hint="Your bins all have the same size and lose the rest. Round the end of a bin up."
 def bin_edges(length, num_bins):
@@ -730,7 +745,7 @@ if lab.ready("spatial_pyramid_pool"):
 
 # %% [markdown]
 # Both end up as 462 numbers: 3 channels times 1 + 9 + 144 bins. A fully connected layer can follow, whatever the size of the photograph.
-# RoI pooling is one level of such a pyramid, laid over the window of a box instead of the whole map.
+# (Level 1 of the rocket is white, since each colour reaches its full value somewhere.) RoI pooling is one level of such a pyramid, laid over the window of a box instead of the whole map.
 
 # %% [markdown]
 # Next comes RoI pooling itself. The next cell opens the explorer of the lecture: move a box over a map, and watch its window, its bins, and
@@ -1144,7 +1159,7 @@ def roi_pool(features, rois, output_size, spatial_scale):
 
 # %% [markdown]
 # Pool the pixels themselves and you see what the layer does: objects of any size and place become images of one size. We pool the
-# largest objects of a scene to 24 × 24, and the face, the eyes and the nose of a cat.
+# objects of a scene that are more than half visible to 24 × 24, and the face, the eyes and the nose of a cat.
 
 # %%
 def pooled_row(image, boxes, names, pool, size):
@@ -1559,10 +1574,11 @@ if lab.ready("bilinear_sample"):
         unrolled = bilinear_sample(photograph, y.flatten(), x.flatten()).reshape(-1, 60, 240)
         around = photograph[:, row - radius : row + radius, column - radius : column + radius]
         fig = plots.image_row([around, unrolled], [name, "unrolled: the centre above, the outermost circle below"], height=1.3)
-        plots.show(fig, alt=f"A round thing ({name}), and its circles unrolled to rows, in which its edge runs straight from left to right.")
+        plots.show(fig, alt=f"A round thing ({name}), and its circles unrolled to rows, in which its edge runs almost straight from left to right.")
 
 # %% [markdown]
-# The rim becomes a line, and so does the edge of the iris. RoI Align reads at far simpler points, on a regular grid in each bin.
+# The rim of the coin becomes almost a straight line. The edge of the iris stays wavy: the lids cut it, and an eye is not quite a circle.
+# RoI Align reads at far simpler points, on a regular grid in each bin.
 
 # %% [markdown]
 # ## Exercise 6: pool without rounding (4 points, 25 minutes)
@@ -1576,7 +1592,8 @@ if lab.ready("bilinear_sample"):
 #   is read with `bilinear_sample` at the **centre** of each part.
 # - The value of a bin is the **mean** of its $s^2$ samples, in each channel. Samples off the map count as the 0 that they read.
 #
-# `rois` is as in exercise 4, with $x_1 \le x_2$ and $y_1 \le y_2$; there may be no RoI at all. The result is $(K, C, o_h, o_w)$ in the type
+# `rois` is as in exercise 4, with $x_1 \le x_2$ and $y_1 \le y_2$; there may be no RoI at all (`features.new_zeros(0, C, oh, ow)`, since
+# `torch.stack` refuses an empty list). The result is $(K, C, o_h, o_w)$ in the type
 # of `features`, and as exact as that type allows, so compute positions in the type of `rois`. Gradients flow to `features`; none is asked
 # for `rois`. Raise `ValueError` when `sampling_ratio` is under 1. (torchvision takes 0 and −1 as "choose by the size of the box"; we leave
 # that out.)
@@ -1735,6 +1752,22 @@ def gradient_of_features(roi_align, rng):
         expected = gradients(lambda features: ops.roi_align(features, rois, output_size, 1 / 16, 2, aligned), features)
         case = f"features {shape} of type {str(dtype)[6:]}, 5 RoIs, {output_size[0]} x {output_size[1]} bins, aligned={aligned}"
         expect_close(ours, expected, case, **ROUNDED_POSITIONS[dtype])
+
+# %% mistake="roi_align" hint="Rows of samples come before columns of bins: reshape to (C, oh, s, ow, s), then take the mean over axes 2 and 4."
+def roi_align(features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True):
+    if sampling_ratio < 1:
+        raise ValueError(f"{sampling_ratio=}")
+    (oh, ow), s = output_size, sampling_ratio
+    pooled = [features.new_zeros(0, features.shape[1], oh, ow)]
+    for roi in rois:
+        x1, y1, x2, y2 = roi[1:] * spatial_scale - (0.5 if aligned else 0.0)
+        height, width = (y2 - y1, x2 - x1) if aligned else ((y2 - y1).clamp(min=1), (x2 - x1).clamp(min=1))
+        ys = y1 + height * (torch.arange(oh * s, dtype=rois.dtype) + 0.5) / (oh * s)
+        xs = x1 + width * (torch.arange(ow * s, dtype=rois.dtype) + 0.5) / (ow * s)
+        y, x = torch.meshgrid(ys, xs, indexing="ij")
+        samples = bilinear_sample(features[int(roi[0])], y.flatten(), x.flatten())
+        pooled.append(samples.reshape(1, -1, oh, ow, s, s).mean((4, 5)))
+    return torch.cat(pooled)
 
 # %% mistake="roi_align" hint="You left out the half cell: with aligned=True, 0.5 is subtracted from all four coordinates."
 def roi_align(features, rois, output_size, spatial_scale, sampling_ratio=2, aligned=True):
@@ -2140,8 +2173,8 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio=2, alig
 
 # %% [markdown]
 # Slide a box to the right, one pixel at a time, over a map of stride 16. The map is the simplest backbone there is: means of 16 × 16
-# pixels of a photograph. We follow the bin that begins beside the eye. **Predict first.** After how many pixels does the answer of RoI
-# pooling change? And that of RoI Align?
+# pixels of a photograph. We draw the bin that begins beside the eye, and count the steps in which any bin changes. **Predict first.** In how many
+# of 64 steps does the answer of RoI pooling change? And that of RoI Align?
 
 # %%
 if lab.ready("roi_pool") and lab.ready("roi_align"):
@@ -2153,15 +2186,15 @@ if lab.ready("roi_pool") and lab.ready("roi_align"):
     fig, ax = plt.subplots(figsize=(6, 3.2))
     for (name, answer), colour in zip(answers.items(), ("C1", "C0")):
         changed = (answer[1:] != answer[:-1]).flatten(1).any(1)
-        print(f"{name:12s} changes in {int(changed.sum())} of {len(changed)} steps")
-        ax.plot(shifts, answer[:, 1, 2, 2], ".-", color=colour, label=name)
+        print(f"{name:12s} some bin changes in {int(changed.sum())} of {len(changed)} steps")
+        ax.plot(shifts, answer[:, 1, 2, 2], ".-", color=colour, label=name, drawstyle="steps-post" if name == "RoI pooling" else "default")
     ax.set(xlabel="box moved to the right by (pixels)", ylabel="green in one bin", title="RoI pooling jumps, RoI Align glides")
     ax.legend()
     plots.show(fig, alt="Two curves over 64 pixels: that of RoI pooling is flat with jumps, that of RoI Align is smooth.")
 
 # %% [markdown]
 # RoI pooling is blind for movements within a stride, and then jumps: once when the left side is rounded to the next cell, and once when
-# the right side is. What the rounding hides is where things are. Below: what a box holds, averaged over 12 × 12 bins of pixels; then
+# the right side is. Two jumps every 16 pixels make 8; the bin that is drawn shows some of them. What the rounding hides is where things are. Below: what a box holds, averaged over 12 × 12 bins of pixels; then
 # the two layers on a map of stride 8.
 
 # %%
@@ -2175,7 +2208,7 @@ if lab.ready("roi_pool") and lab.ready("roi_align"):
     plots.show(fig, alt="A cat's eye and three coarse versions: its bins; RoI pooling, brighter and moved; RoI Align, close to the bins.")
 
 # %% [markdown]
-# A part of the distance is the maximum, which prefers bright cells. The rest is the rounding, which moves and stretches the face.
+# A part of the distance is the maximum, which prefers bright cells. The rest is the rounding, which moves and stretches the picture.
 
 # %% [markdown]
 # ## What readable operators cost
@@ -2232,7 +2265,7 @@ ax.minorticks_off()
 plots.show(fig, alt="Time ratios on a logarithmic axis: roi_align is above 1 forward and well below 1 with backward; roi_pool lies between 2 and 3.")
 
 # %% [markdown]
-# ## Exercise 7: draw the RoIs of a training step (3 points, 15 minutes)
+# ## Exercise 7: draw the RoIs of a training step (3 points, 20 minutes)
 #
 # RoIs share computation only when they lie in the same image. So Fast R-CNN draws few images, and many RoIs from each. Complete
 # `sample_rois`, which chooses from all RoIs of a data set. RoI $m$ has the class `labels[m]`, 0 being background, and lies in the image
@@ -3497,6 +3530,18 @@ def gradients_of_both(detection_loss, rng):
         expected = gradients(lambda logits, deltas: losses_one_by_one(logits, deltas, labels, targets), logits, deltas)
         expect_close(ours, expected, f"{num_rois} RoIs, {num_classes} classes: gradients of logits and deltas")
 
+# %% mistake="detection_loss" hint="You take the mean of smooth L1 over foreground and numbers: reduction=\"sum\", then divide by the number of all RoIs. And a mean of nothing is NaN."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    foreground = labels.nonzero().flatten()
+    near = F.smooth_l1_loss(box_deltas[foreground, labels[foreground]], box_targets[foreground])
+    return F.cross_entropy(class_logits, labels), near
+
+# %% mistake="detection_loss" hint="You take the numbers of the background, box_deltas[k, 0]. Take those of the RoI's own class, labels[k]."
+def detection_loss(class_logits, box_deltas, labels, box_targets):
+    foreground = labels.nonzero().flatten()
+    near = F.smooth_l1_loss(box_deltas[foreground, 0], box_targets[foreground], reduction="sum")
+    return F.cross_entropy(class_logits, labels), near / len(labels)
+
 # %% mistake="detection_loss" hint="You divide the box loss by the number of foreground RoIs. Divide by the number of all RoIs, so that a RoI weighs the same in both terms."
 def detection_loss(class_logits, box_deltas, labels, box_targets):
     class_loss = F.cross_entropy(class_logits, labels)
@@ -3689,7 +3734,7 @@ def detection_loss(class_logits, box_deltas, labels, box_targets):
 #
 # All parts are there. The data: rendered scenes, and boxes with **noise**. Around each object we place boxes that are moved and scaled at
 # random, as a rough proposal method would; those with an IoU of 0.5 or more get the object's kind as their label. Boxes at
-# random places that meet no object with more than 0.3 are background. The targets are the four box numbers of lecture 11, centre and
+# random places that meet no object with more than 0.3 are background. The targets are the four deltas of the lecture, here called box numbers: centre and
 # logarithm of the size relative to the box, divided by their spread, as the paper does.
 
 # %%
@@ -3837,7 +3882,8 @@ if all([lab.ready(name) for name in ("roi_align", "sample_rois", "FastRCNNHead",
 
 # %% [markdown]
 # Look at four test scenes: the noisy boxes that went in (grey), the boxes that came out (orange), and what the network takes them for,
-# which is not always right. One box an object is drawn.
+# which is not always right. One box an object is drawn. "background" means that the network sees no object there; the box is then that of
+# the likeliest kind.
 
 # %%
 if all([lab.ready(name) for name in ("roi_align", "sample_rois", "FastRCNNHead", "detection_loss")]):
@@ -3854,16 +3900,17 @@ if all([lab.ready(name) for name in ("roi_align", "sample_rois", "FastRCNNHead",
                 ax.add_patch(plt.Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
             name = ("background", *scenes.KINDS)[classes[m]]
             ax.text(boxes[m, 0], boxes[m, 1] - 1, name, fontsize=8, color="white", bbox={"facecolor": "C1", "pad": 1, "linewidth": 0})
-    fig.suptitle("Noisy boxes go in, better ones with a name come out")
+    fig.suptitle("Noisy boxes (grey) go in, named ones (orange) that fit better come out")
     plots.show(fig, alt="Four test scenes, each object with a loose grey box and a tighter orange box with a name; some names are wrong.")
 
 # %% [markdown]
 # ## Does rounding matter?
 #
-# The lecture lets RoI layers of the library compete. Here it is your network, with your layers. Everything but the layer is the same: draws,
-# budget, learning rate. Beside your `roi_pool` and `roi_align` there is `roi_align` with `aligned=False`, which moves every box by the same
+# Four RoI layers compete in this network; the lecture has shown the outcome. Everything but the layer is the same: draws, budget, learning
+# rate. Beside your `roi_pool` and `roi_align` there is `roi_align` with `aligned=False`, which moves every box by the same
 # half cell, 4 pixels, and `roi_align` of boxes whose corners are rounded to whole cells first, so that nothing but this rounding is
-# new. **Predict first.** Put the four in order, once for the classes and once for the boxes. Do you expect what the lecture found?
+# new. The numbers below come from five runs of this lab's solution. To see it with layers of your own (four trainings), run `roi_layers(0)`.
+# **Say it from memory first:** which two layers end up equal, and why?
 
 # %% measure="roi_layers" seeds=5
 def roi_layers(seed):
@@ -3919,9 +3966,10 @@ print(f"half of the sides of the objects are between {sides.quantile(0.25):.1f} 
 # %% [markdown] written="two_roundings" points=2
 # ## Exercise 10: say which rounding hurts, and whom (2 points, 10 minutes)
 #
-# RoI pooling rounds twice: the corners of the box go to whole cells, and then the borders of the bins do. In five to ten sentences: how far
-# can each rounding move what a bin sees, in pixels of the image, at stride 16? Why does the class of a RoI hardly suffer, while a mask, or the
-# position of a box, does? Which of the two roundings is worse for a mask? And why could the network above live with `aligned=False`, which is
+# RoI pooling rounds twice: the corners of the box go to whole cells, and then the borders of the bins do. In five to ten sentences: by how many
+# pixels of the image can each rounding move a border of the window, or a border of a bin, at stride 16? Why does the class of a RoI hardly
+# suffer, while a mask, or the position of a box, does? (A **mask** says of each small part of a box whether it belongs to the object; each bin
+# answers for its own part.) Which of the two roundings is worse for a mask? And why could the network above live with `aligned=False`, which is
 # off by half a cell **everywhere**, but not with the rounding?
 #
 # **Model answer.** Rounding a corner moves it by up to half a cell, 8 pixels. As the last cell is kept whole, the far sides of the window lie 8 to
