@@ -186,6 +186,7 @@ def test_a_known_mistake_is_named_once_above_the_checks():
     panel = render.exercise_panel(EXERCISE, found, 1)
     assert panel.html.count("You squared.") == 1
     assert panel.text.splitlines()[1].strip() == "Known mistake: You squared."
+    assert "Mend the known mistake first" in panel.text and "open Hint" not in panel.text  # the hints go by count, the mistake is certain
 
 
 @pytest.mark.parametrize(("failures", "hint"), [(0, 1), (1, 1), (2, 2), (3, 3), (9, 3)])

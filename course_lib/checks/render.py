@@ -83,7 +83,7 @@ def exercise_panel(exercise: dict, results: list[Result], failures: int) -> Pane
     Args:
         exercise: its entry in the card: name, points, hints, …
         results: one a check, in order.
-        failures: different wrong answers so far; the n-th points at hint n.
+        failures: different wrong answers so far; the n-th points at hint n, unless the mistake is known, which says more.
     """
     earned = sum(r.earned for r in results)
     outcome = overall(results)
@@ -97,7 +97,7 @@ def exercise_panel(exercise: dict, results: list[Result], failures: int) -> Pane
     if outcome == outcomes.PASSED:
         closing = "Graded on other random inputs of the same kind."
     else:
-        closing = _next_hint(exercise, results, failures)
+        closing = "Mend the known mistake first, then run this cell again." if known else _next_hint(exercise, results, failures)
     return _panel(head, outcome, known, rows, closing)
 
 
