@@ -237,6 +237,7 @@ def _environment(root: Path, scratch: Path) -> dict:
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits sleeps: on a busy machine spinning costs many times the work
         "CUDA_VISIBLE_DEVICES": "",
         "COURSE_PROFILE": "quick",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
