@@ -2,7 +2,7 @@
 # # Lab 31: t-SNE
 #
 # A digit of 8 x 8 pixels is a point in 64 dimensions. You build t-SNE, which lays such points out on a plane so that neighbours stay
-# neighbours: distances, the perplexity search for all rows at once, the joint probabilities, the Student-t affinities, the divergence and
+# neighbours: distances, the search for the right perplexity (the effective number of neighbours) of all rows at once, the joint probabilities, the Student-t affinities, the divergence and
 # its gradient, the whole method, a score for the map, and a picture in which the digits themselves are the marks.
 #
 # **You need** matrix products, probabilities and gradients. **Time:** about 120 minutes for the exercises, and some for the pictures.
@@ -426,7 +426,7 @@ if lab.ready("pairwise_squared_distances"):
 #
 # <details><summary>Hint 3</summary>
 #
-# Measure each row in units of its own mean, so that $\beta = 1$ is a fair start at every scale. Begin with `low = 0` and `high = inf`, and double
+# Measure each row in units of its own mean (over the other points, without the diagonal), so that $\beta = 1$ is a fair start at every scale. Begin with `low = 0` and `high = inf`, and double
 # $\beta$ as long as `high` is infinite. 64 steps are more than enough. Mind rows whose mean is 0.
 #
 # </details>
@@ -795,6 +795,24 @@ def conditional_probabilities(squared_distances, perplexity):
         b = torch.where(hi.isinf(), 2 * b, (lo + hi) / 2)
     return w / z
 
+# %% mistake="conditional_probabilities" hint="Your beta starts at 1 at every scale, and doublings end before they reach a beta for tiny distances. Measure each row in units of its own mean."
+def conditional_probabilities(squared_distances, perplexity):
+    N = len(squared_distances)
+    if squared_distances.shape != (N, N) or not 1 <= perplexity <= N - 1:
+        raise ValueError("argument")
+    s = squared_distances.clone().fill_diagonal_(math.inf)
+    e = (squared_distances - s.amin(1, keepdim=True)).fill_diagonal_(0)
+    b = torch.ones_like(e[:, :1])
+    lo, hi = torch.zeros_like(b), torch.full_like(b, math.inf)
+    for _ in range(64):
+        w = torch.exp(-b * e).fill_diagonal_(0)
+        z = w.sum(1, keepdim=True)
+        h = z.log() + b * (w * e).sum(1, keepdim=True) / z
+        up = h > math.log(perplexity)
+        lo, hi = torch.where(up, b, lo), torch.where(up, hi, b)
+        b = torch.where(hi.isinf(), 2 * b, (lo + hi) / 2)
+    return w / z
+
 # %% mistake="conditional_probabilities" hint="A perplexity that no row can have passes. With N points it lies between 1 and N - 1."
 def conditional_probabilities(squared_distances, perplexity):
     N = squared_distances.shape[1]
@@ -877,7 +895,7 @@ if all(map(lab.ready, METHOD[:2])):
         ax.semilogy(squared_distances[i, others].sqrt().cpu(), conditional[i, others].cpu(), ".", color=color, label=f"the most {name} digit, a {labels[i]}")
     ax.set(title="Each point has a neighbourhood as wide as it needs", xlabel="distance", ylabel="probability as a neighbour", ylim=(1e-8, 1))
     ax.legend()
-    plots.show(fig, alt="Probability against distance, two falling curves: the crowded digit's ends before the lonely one's begins to fall.")
+    plots.show(fig, alt="Probability against distance, two falling curves: the crowded digit's falls sooner and more steeply.")
 
 # %% [markdown]
 # How long does the search take for all 1,797 digits? (The number belongs to the machine it ran on.)
@@ -1024,8 +1042,8 @@ def joint_probabilities(conditional):
     return total.div(total.sum())
 
 # %% [markdown]
-# What a lonely point gains: digit 0 is moved far away from all others. The others hardly choose it, so its **column** is empty. With
-# conditional probabilities alone the map could put it anywhere at no cost.
+# What a lonely point gains: digit 0 is moved far away from all others. The others hardly choose it, so its **column** is empty,
+# and the other rows say nothing about where it should lie. The mean of both gives it a share of at least $1 / (2N)$ of the whole.
 
 # %%
 if all(map(lab.ready, METHOD[:3])):
@@ -1686,11 +1704,12 @@ if all(map(lab.ready, METHOD[:6])):
     places, arrows = start.detach().cpu(), -gradient.cpu()
     ax.quiver(*places.T, *arrows.T, color=colors_of(labels), angles="xy", scale_units="xy", scale=2e-3, width=0.003)
     ax.set(title="Each digit is drawn to its own kind", xlabel="first direction, times 3", ylabel="second direction, times 3", aspect="equal")
-    plots.show(fig, alt="Arrows on the PCA map, coloured by class: neighbours of one class point in similar directions, classes differ.")
+    plots.show(fig, alt="Arrows on the PCA map, coloured by class: those of one class run towards each other.")
 
 # %% [markdown]
 # Next the forces get to act, step by step. The next cell opens the explorer of the lecture: 200 digits find their places. Change the perplexity
-# and the start, and watch when the classes part. Its recipe is simpler than that of exercise 7: exaggeration 4 for 50 steps, and no gains.
+# and the start, and watch when the classes part. Its recipe is simpler than that of exercise 7: for 50 steps the attraction is multiplied by 4, which is called
+# exaggeration, and all coordinates take steps of the same size.
 
 # %%
 from course_lib import explore
@@ -1734,7 +1753,7 @@ explore.tsne.show()
 # <details><summary>Hint 2</summary>
 #
 # PCA: subtract the mean of `x`; the rows of `torch.linalg.svd(centred, full_matrices=False).Vh` are the directions, largest variance first. Noise:
-# `torch.randn(N, 2, generator=generator, dtype=x.dtype)`.
+# `torch.randn(N, 2, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)`.
 #
 # </details>
 #
@@ -2439,7 +2458,7 @@ if all(map(lab.ready, METHOD)):
         ax.set(title=f"after {iterations}: KL {divergence_of_map(p, digit_map):.2f}", aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
         ax.tick_params(labelsize=7)
     fig.suptitle("Colours part while the map is tiny; clusters come when exaggeration ends")
-    plots.show(fig, alt="Four maps of the digits on growing scales: a flat blot, a blot with one class apart, clusters of one colour each, the same wider.")
+    plots.show(fig, alt="Four maps of the digits on growing scales: a flat blot with one class apart, a wider one with several parting, clusters of one colour, the same wider.")
 
 # %% [markdown]
 # Look at the numbers on the axes. The colours part while the map is a few units wide, when points can still pass each other: that is what
@@ -2453,8 +2472,8 @@ if all(map(lab.ready, METHOD)):
     for digit in range(10):
         middle = digit_map[labels == digit].cpu().median(0).values
         ax.text(*middle, str(digit), fontsize=15, fontweight="bold", ha="center", va="center", bbox=dict(facecolor="white", alpha=0.7, lw=0, pad=1.5))
-    ax.set(title="Ten classes come apart, though no label was used", xlabel="first coordinate of the map", ylabel="second coordinate of the map", aspect="equal")
-    plots.show(fig, alt="The map of the digits: ten groups of points, most of them of one colour, each marked with its digit; a few points lie among strangers.")
+    ax.set(title="Most classes come apart, some in pieces; no label was used", xlabel="first coordinate of the map", ylabel="second coordinate of the map", aspect="equal")
+    plots.show(fig, alt="The map of the digits: groups of points, most of one colour, marked with their digits; some classes lie in two or three pieces.")
 
 # %% [markdown]
 # ## Exercise 8: score a map (3 points, 12 minutes)
@@ -2772,7 +2791,8 @@ if all(map(lab.ready, [*METHOD, "trustworthiness"])):
 #   as in an image, and the second coordinate of the map points up.
 #
 # Return `(N, 2)` int64, the row and column of every image. Of several best assignments any will do. Raise `ValueError` when `embedding` is
-# not `(N, 2)`, or when the grid has fewer cells than there are points (a grid without rows or columns has none).
+# not `(N, 2)`, when there are fewer than 1 row or 1 column, or when the grid has fewer cells than there are
+# points.
 #
 # `scipy.optimize.linear_sum_assignment` finds the cheapest assignment for a matrix of costs. The exercise is to ask it the right question.
 #
@@ -3240,7 +3260,7 @@ if all(map(lab.ready, [*METHOD, "image_grid"])):
 # %% [markdown]
 # ## How good and how fast
 #
-# Now all 1,797 digits, five random starts, and scikit-learn's `TSNE` beside it, from random starts as well, at the same perplexity of 30. Its
+# Stored results of the course's solution: all 1,797 digits, five random starts, and scikit-learn's `TSNE` beside it, from random starts as well, at the same perplexity of 30. Its
 # Barnes-Hut method approximates the repulsion by a tree, and it takes 1,000 iterations. Both maps are judged by the same **exact**
 # divergence. Times are of one processor core, in the same run.
 
@@ -3274,7 +3294,7 @@ records = measurements.load("31_tsne", "final_maps")
 print(f"mean and standard deviation over {len(records)} starts       (measured on: {measurements.machine('31_tsne', 'final_maps')})")
 print(f"{'':26s}{'exact KL':>16s}{'trustworthiness':>20s}{'10 neighbours':>18s}{'time ratio':>18s}")
 for name in ("ours 250", "ours 400", "ours 750", "scikit-learn"):
-    line = f"{name.replace('ours', 'yours, iterations') if name != 'scikit-learn' else 'scikit-learn, 1000':26s}"
+    line = f"{name.replace('ours', 'solution, steps') if name != 'scikit-learn' else 'scikit-learn, 1000':26s}"
     for quantity, digits in [("divergence", 4), ("trustworthiness", 4), ("accuracy", 4), ("seconds", 2)]:
         values = torch.tensor([r[f"{name}: {quantity}"] / (r["scikit-learn: seconds"] if quantity == "seconds" else 1) for r in records])
         line += f"{f'{values.mean():.{digits}f} +- {values.std():.{digits}f}':>18s}"
@@ -3282,13 +3302,13 @@ for name in ("ours 250", "ours 400", "ours 750", "scikit-learn"):
 best = min(r["scikit-learn: divergence"] for r in records)
 for iterations in (400, 750):
     worst = max(r[f"ours {iterations}: divergence"] for r in records)
-    print(f"worst of yours at {iterations}: {worst:.4f}, best of scikit-learn's: {best:.4f}")
+    print(f"worst of the solution at {iterations}: {worst:.4f}, best of scikit-learn's: {best:.4f}")
     assert worst < best
 
 # %% [markdown]
 # From 400 iterations on, the divergence is lower than scikit-learn's from every start, in less time, and nothing is approximated. The other two
 # columns hardly tell the methods apart: scikit-learn is ahead by a thousandth in trustworthiness, and behind by a thousandth in accuracy.
-# "yours" in these tables is the solution, whose gradient works in blocks as hint 4 of exercise 7 says. A plain loop over `tsne_gradient` gives
+# Both tables come from stored runs of the solution, whose gradient works in blocks as hint 4 of exercise 7 says. A plain loop over `tsne_gradient` gives
 # maps as good, more slowly.
 #
 # An exact method has to look at all $N^2$ pairs, a tree at about $N \log N$. So there is a number of points from which the tree is faster. To find it
