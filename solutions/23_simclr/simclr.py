@@ -57,7 +57,7 @@ class WatchedEncoder(nn.Sequential):
 
     def forward(self, images):
         self.seen.append(images.detach().clone())
-        return super().forward(images)
+        return super().forward(images.double())
 
 
 def watched_encoder(seed):
@@ -102,7 +102,8 @@ def stand_in_loss(z1, z2, temperature):
 # Images are `(N, C, H, W)` with values from 0 to 1. All that happens by chance takes its random numbers from a `torch.Generator` that is
 # handed in (`torch.rand(…, generator=generator)`), so that the same generator gives the same views again. Such a function must not touch
 # the global random state. Two constants say how strong the views are altered: `CROP_SCALE` and `JITTER_STRENGTH`. The network is given:
-# `make_encoder`. The sizes in the next cell are those of the networks that you train at the end.
+# `make_encoder`. The sizes in the next cell are those of the networks that you train at the end. With `COURSE_PROFILE=full` and a GPU, generator and
+# images need not be on one device: draw on `generator.device`, then move the numbers to `images.device`, and make all else there.
 
 # %%
 full = repro.profile() == "full"  # COURSE_PROFILE=full: larger, on a GPU
@@ -133,8 +134,8 @@ NUM_SCENES, SCENE_PIXELS = (20_000, 32) if full else (1000, 16)
 #
 # <details><summary>Hint 1</summary>
 #
-# Four numbers describe a box. Draw them for all images at once: `torch.rand(4, N, generator=generator)`. Compute width and height as
-# fractions of the image first, then the free room on each axis.
+# Four numbers describe a box. Draw them for all images at once: `torch.rand(4, N, generator=generator, dtype=images.dtype)`. The checks try
+# float64 images as well. Compute width and height as fractions of the image first, then the free room on each axis.
 #
 # </details>
 #
@@ -288,6 +289,11 @@ def pixels_of_the_box(random_resized_crop, rng):
 @lab.check("random_resized_crop", points=1)
 def boxes_by_chance(random_resized_crop, rng):
     """Thousands of boxes: area, shape and place spread as the statement says, each image on its own; the generator decides."""
+    few, generator = positions(5, 6, 9, torch.float32), seeded(8)
+    first = random_resized_crop(few, 3, (0.2, 0.7), generator)
+    second = random_resized_crop(few, 3, (0.2, 0.7), generator)
+    expect_true((first - second).abs().max() > 1e-3, "two calls with one generator", "Both gave the same boxes: draw from the generator that is handed in.")
+    expect_close(random_resized_crop(few, 3, (0.2, 0.7), seeded(8)), first, "another generator with the seed of the first call")
     for N, low, high in [(4000, 0.2, 0.7), (1000, 0.6, 1.0)]:
         images = positions(N, 6, 9, torch.float32)
         case = f"{N} images of 6 x 9, scale ({low}, {high})"
@@ -304,11 +310,6 @@ def boxes_by_chance(random_resized_crop, rng):
         expect_even(x[free], 0, 1, case, "The left edge, as a share of the free room,")
         expect_even(y[free], 0, 1, case, "The upper edge, as a share of the free room,")
         expect_unrelated({"area": area[kept][free], "shape": share[free], "left edge": x[free], "upper edge": y[free]}, case)
-    few, generator = images[:5], seeded(8)
-    first = random_resized_crop(few, 3, (0.2, 0.7), generator)
-    second = random_resized_crop(few, 3, (0.2, 0.7), generator)
-    expect_true((first - second).abs().max() > 1e-3, "two calls with one generator", "Both gave the same boxes: draw from the generator that is handed in.")
-    expect_close(random_resized_crop(few, 3, (0.2, 0.7), seeded(8)), first, "another generator with the seed of the first call")
 
 # %% mistake="random_resized_crop" hint="All images get the same box. Draw as many numbers as there are images."
 def random_resized_crop(images, size, scale, generator):
@@ -333,7 +334,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = (low + (high - low) * chance[0]) ** 2
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -350,7 +351,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.ones_like(area)
@@ -367,7 +368,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(-widest) + (torch.exp(widest) - torch.exp(-widest)) * chance[1]
@@ -384,7 +385,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.full_like(area, math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -401,7 +402,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -418,7 +419,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -435,7 +436,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -452,7 +453,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -470,7 +471,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -481,13 +482,13 @@ def random_resized_crop(images, size, scale, generator):
     grid = F.affine_grid(boxes, [*images.shape[:2], rows, columns], align_corners=True)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=True)
 
-# %% mistake="random_resized_crop" hint="Beyond the outermost centres you let zeros in. The values of the border go on: see the padding mode of grid_sample."
+# %% mistake="random_resized_crop" hint="You filled beyond the outermost pixel centres with 0. Their values go on: see the padding mode of grid_sample."
 def random_resized_crop(images, size, scale, generator):
     rows, columns = (size, size) if isinstance(size, int) else size
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -504,7 +505,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -521,7 +522,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -538,7 +539,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -555,7 +556,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images)).to(images)
+    chance = torch.rand(4, len(images), dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -572,7 +573,7 @@ def random_resized_crop(images, size, scale, generator):
     low, high = scale
     if rows < 1 or columns < 1 or not 0 < low <= high <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), generator=torch.Generator().manual_seed(0)).to(images)
+    chance = torch.rand(4, len(images), generator=torch.Generator().manual_seed(0), dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -588,7 +589,7 @@ def random_resized_crop(images, size, scale, generator):
     rows, columns = (size, size) if isinstance(size, int) else size
     low, high = scale
     low, high, rows, columns = max(low, 0.01), min(high, 1.0), max(rows, 1), max(columns, 1)
-    chance = torch.rand(4, len(images), generator=generator).to(images)
+    chance = torch.rand(4, len(images), generator=generator, dtype=images.dtype)
     area = low + (high - low) * chance[0]
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp(widest * (2 * chance[1] - 1))
@@ -642,7 +643,7 @@ def random_resized_crop(images, size, scale, generator):
     return torch.stack(crops)
 
 # %% [markdown]
-# One scene, eight boxes. Which of them would you still recognise as the same picture, and by what: by the object, or by the floor? Keep your
+# One scene, the first picture, and eight boxes of it. Which of them would you still recognise as the same picture, and by what: by the object, or by the floor? Keep your
 # answer in mind: the network finds it just as convenient.
 
 # %%
@@ -845,7 +846,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, *images.shape[2:], generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, *images.shape[2:], generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -858,9 +859,9 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
-    brightness = brightness * (1 + strength * (torch.rand(len(images), images.shape[1], 1, 1, generator=generator).to(images) - 0.5))
+    brightness = brightness * (1 + strength * (torch.rand(len(images), images.shape[1], 1, 1, generator=generator, dtype=images.dtype) - 0.5))
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
@@ -872,7 +873,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -885,7 +886,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -898,7 +899,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -911,7 +912,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -924,7 +925,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -937,7 +938,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -950,7 +951,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -963,7 +964,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -976,7 +977,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -989,7 +990,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1002,7 +1003,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1015,7 +1016,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1024,11 +1025,41 @@ def color_jitter(images, strength, generator):
     turned = angle.cos() * color + angle.sin() / math.sqrt(3) * (color.roll(1, 1) - color.roll(-1, 1))
     return (brightness * (mean + contrast * (grey - mean + saturation * turned)).clamp(0, 1)).clamp(0, 1)
 
+# %% mistake="color_jitter" hint="You cut off after each of the changes. Cut off once, at the end."
+def color_jitter(images, strength, generator):
+    if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
+        raise ValueError("illegal")
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
+    brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
+    angle = 0.4 * math.pi * strength * chance[3]
+    images = (brightness * images).clamp(0, 1)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (mean + contrast * (images - mean)).clamp(0, 1)
+    grey = images.mean(1, keepdim=True)
+    images = (grey + saturation * (images - grey)).clamp(0, 1)
+    color = images - images.mean(1, keepdim=True)
+    turned = angle.cos() * color + angle.sin() / math.sqrt(3) * (color.roll(1, 1) - color.roll(-1, 1))
+    return (images - color + turned).clamp(0, 1)
+
+# %% mistake="color_jitter" hint="You weighted the channels in the grey value. Grey is their plain mean here."
+def color_jitter(images, strength, generator):
+    if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
+        raise ValueError("illegal")
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
+    brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
+    angle = 0.4 * math.pi * strength * chance[3]
+    shares = torch.tensor([0.299, 0.587, 0.114] if images.shape[1] == 3 else [1.0], dtype=images.dtype)
+    grey = (shares[:, None, None] * images).sum(1, keepdim=True)
+    mean = grey.mean((2, 3), keepdim=True)
+    color = images - grey
+    turned = angle.cos() * color + angle.sin() / math.sqrt(3) * (color.roll(1, 1) - color.roll(-1, 1))
+    return (brightness * (mean + contrast * (grey - mean + saturation * turned))).clamp(0, 1)
+
 # %% mistake="color_jitter" hint="Values outside 0 to 1 come back. Cut them off at the end."
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1041,7 +1072,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:1].expand(3, -1, -1, -1, -1)
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1054,7 +1085,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images)
+    chance = torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype)
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1067,7 +1098,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 0.58 * torch.randn(4, len(images), 1, 1, 1, generator=generator).to(images)
+    chance = 0.58 * torch.randn(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype)
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1080,7 +1111,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1093,7 +1124,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.2 * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1119,7 +1150,7 @@ def color_jitter(images, strength, generator):
 def color_jitter(images, strength, generator):
     if images.shape[1] not in (1, 3) or not 0 <= strength <= 1:
         raise ValueError("illegal")
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=torch.Generator().manual_seed(0)).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1130,7 +1161,7 @@ def color_jitter(images, strength, generator):
 
 # %% mistake="color_jitter" hint="Any number of channels and any strength passes. Check both before you draw."
 def color_jitter(images, strength, generator):
-    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images) - 1
+    chance = 2 * torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=images.dtype) - 1
     brightness, contrast, saturation = 1 + 0.8 * strength * chance[:3]
     angle = 0.4 * math.pi * strength * chance[3]
     grey = images.mean(1, keepdim=True)
@@ -1883,6 +1914,17 @@ def nt_xent_with_negatives_mask(z1, z2, temperature, labels):
     similarities = (z @ z.T / temperature).masked_fill(~keep, -math.inf)
     return F.cross_entropy(similarities, partners)
 
+# %% mistake="nt_xent_with_negatives_mask" hint="Your mask is turned round (`!=` for `==`): it takes out the other labels, and keeps the embedding itself and its false negatives."
+def nt_xent_with_negatives_mask(z1, z2, temperature, labels):
+    n = len(z1)
+    if z1.shape != z2.shape or len(labels) != n or temperature <= 0:
+        raise ValueError("illegal")
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    both = torch.cat([labels, labels])
+    partners = torch.cat([torch.arange(n, 2 * n), torch.arange(n)])
+    similarities = (z @ z.T / temperature).masked_fill(both[:, None] != both, -math.inf)
+    return F.cross_entropy(similarities, partners)
+
 # %% mistake="nt_xent_with_negatives_mask" hint="Your second half of labels has another order than the embeddings: the labels repeat as a whole (0 1 0 1), not one by one (0 0 1 1)."
 def nt_xent_with_negatives_mask(z1, z2, temperature, labels):
     n = len(z1)
@@ -2300,6 +2342,10 @@ if lab.ready("alignment") and lab.ready("uniformity"):
         z1 = F.normalize(north + spread * directions, dim=1)
         z2 = F.normalize(z1 + 0.02 * steps, dim=1)
         print(f"{name:13s}  alignment {alignment(z1, z2):.3f}   uniformity {uniformity(z1):6.3f}")
+
+# %% [markdown]
+# The lowest value, $-4t = -8$, is for two opposite points only. The mean squared distance of many points cannot pass 2 by much, so for a
+# batch about $-2t = -4$ is the end.
 
 # %% [markdown]
 # ## Exercise 8: build the head that is thrown away (2 points, 5 minutes)
@@ -2986,6 +3032,28 @@ def linear_probe(train_features, train_labels, test_features, C=1.0):
     optimizer.step(closure)
     return classes[(test @ weights.detach().T + bias.detach()).argmax(1)]
 
+# %% mistake="linear_probe" hint="You divided by N - 1 in the standard deviation. Divide by N: `correction=0`."
+def linear_probe(train_features, train_labels, test_features, C=1.0):
+    if C <= 0:
+        raise ValueError("C")
+    train, test = train_features.double(), test_features.double()
+    mean, deviation = train.mean(0), train.std(0)
+    deviation = torch.where(deviation == 0, torch.ones_like(deviation), deviation)
+    train, test = (train - mean) / deviation, (test - mean) / deviation
+    classes, numbers = train_labels.unique(return_inverse=True)
+    weights = torch.zeros(len(classes), train.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weights.square().sum() / 2 + C * F.cross_entropy(train @ weights.T + bias, numbers, reduction="sum")
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return classes[(test @ weights.detach().T + bias.detach()).argmax(1)]
+
 # %% mistake="linear_probe" hint="A constant feature makes you divide by zero, and everything becomes NaN. Only shift it."
 def linear_probe(train_features, train_labels, test_features, C=1.0):
     if C <= 0:
@@ -3426,12 +3494,12 @@ def seeded(seed):
 
 def four_images():
     """Four images of 7 x 6 pixels that keep their names: each has one colour, and no view of it is nearer to another's hue than to its own."""
-    return (0.4 + HUES)[:, :, None, None].repeat(1, 1, 7, 6)
+    return (0.4 + HUES).float()[:, :, None, None].repeat(1, 1, 7, 6)
 
 
 def names_of(views):
     """Which of the `four_images` each view, (N, 3, H, W), is of: (N,)."""
-    color = views.mean((2, 3))
+    color = views.double().mean((2, 3))
     return ((color - color.mean(1, keepdim=True)) @ HUES.T).argmax(1)
 
 
@@ -3453,7 +3521,7 @@ def fitted(state, head_state, batches, temperature, lr, nt_xent):
     first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     history = []
     for i, batch in enumerate(batches):
-        loss = nt_xent(*head(encoder(batch)).chunk(2), temperature)
+        loss = nt_xent(*head(encoder(batch.double())).chunk(2), temperature)
         rate = lr * (1 + math.cos(math.pi * i / len(batches))) / 2
         with torch.no_grad():
             for w, m, v, slope in zip(weights, first, second, torch.autograd.grad(loss, weights)):
@@ -3474,7 +3542,7 @@ def batches_and_views(pretrain, watched_encoder, plain_head, rng):
     batches = torch.stack(batches_of(encoder, 12, 3, case)).unflatten(1, (2, 3))  # (12, 2, 3, 3, 7, 6): step, view, place in the batch, an image
     drawn = torch.stack([names_of(first) for first, _ in batches])  # (12, 3)
     for step, (_, second) in enumerate(batches):
-        expect_true(len(drawn[step].unique()) == 3, case, f"The batch of step {step} holds the images {drawn[step].tolist()}: one of them twice.")
+        expect_true(len(drawn[step].unique()) == 3, case, f"The batch of step {step} holds the images {drawn[step].tolist()}: one of them more than once.")
         expect_equal(names_of(second), drawn[step], f"{case}: which images the second half of the batch of step {step} shows, in order")
     expect_equal(drawn.unique().tolist(), [0, 1, 2, 3], f"{case}: images that were in one of the batches")
     expect_true(len(drawn.sort(1).values.unique(dim=0)) > 1, case, "All batches hold the same images. Draw each batch anew.")
@@ -3492,7 +3560,7 @@ def batches_and_views(pretrain, watched_encoder, plain_head, rng):
 @lab.check("pretrain", points=1, substitute=HELPERS, seconds=60)
 def every_step(pretrain, nt_xent, watched_encoder, plain_head, rng):
     """Losses, weights and running means are those of the same training done on our side, with the views that the encoder was given."""
-    images = torch.from_numpy(rng.random((5, 3, 7, 6)))
+    images = torch.from_numpy(rng.random((5, 3, 7, 6))).float()
     for steps, size, temperature, lr in [(5, 4, 0.3, 0.02), (1, 5, 1.2, None)]:
         encoder, head = watched_encoder(rng.integers(1000)), plain_head(rng.integers(1000))
         states = {**encoder.state_dict()}, {**head.state_dict()}
@@ -3518,9 +3586,9 @@ def learns(pretrain, nt_xent, watched_encoder, plain_head, rng):
     ends = []
     for seed in (5, 5, 6):
         encoder, head = watched_encoder(8), plain_head(9)
-        losses = pretrain(encoder, head, images[0], 2 if ends else 20, 2 if ends else 32, 0.5, seeded(seed), 0.03)
+        losses = pretrain(encoder, head, images[0].float(), 2 if ends else 20, 2 if ends else 32, 0.5, seeded(seed), 0.03)
         ends.append((losses, {**encoder.state_dict()}, {**head.state_dict()}))
-    again = pretrain(watched_encoder(8), plain_head(9), images[0], 2, 2, 0.5, seeded(5), 0.03)
+    again = pretrain(watched_encoder(8), plain_head(9), images[0].float(), 2, 2, 0.5, seeded(5), 0.03)
     case = "40 images, 2 steps, batches of 2"
     expect_close(again, ends[1][0], f"{case}: the losses of a second run with the same seed", rtol=1e-6, atol=1e-9)
     differ = max(abs(a - b) for a, b in zip(ends[1][0], ends[2][0]))
@@ -3618,6 +3686,25 @@ def pretrain(encoder, head, images, num_steps, batch_size, temperature, generato
         raise ValueError("illegal")
     encoder.train(), head.train()
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    losses = []
+    for _ in range(num_steps):
+        batch = images[torch.randperm(len(images), generator=generator)[:batch_size]]
+        z = head(encoder(torch.cat(two_views(batch, generator))))
+        loss = nt_xent(*z.chunk(2), temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+# %% mistake="pretrain" hint="There is no weight decay in your training: the optimizer is `AdamW`, not `Adam`."
+def pretrain(encoder, head, images, num_steps, batch_size, temperature, generator, lr=1e-3):
+    if num_steps < 1 or not 2 <= batch_size <= len(images):
+        raise ValueError("illegal")
+    encoder.train(), head.train()
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     losses = []
     for _ in range(num_steps):
@@ -3992,7 +4079,7 @@ def pretrain(encoder, head, images, num_steps, batch_size, temperature, generato
 # %% [markdown]
 # ## Two trainings without labels
 #
-# Everything below is made of your own functions, and takes a few seconds: handwritten digits, and rendered scenes with one object each, a sphere, box, cylinder, cone or figure. The labels
+# Everything below is made of your own functions, and takes up to half a minute on one core: handwritten digits, and rendered scenes with one object each, a sphere, box, cylinder, cone or figure. The labels
 # come in only afterwards, for the probes, which are asked about validation images. **Predict first.** An 8 × 8 digit lies in the middle and looks much like other digits of its class. The objects of the scenes stand on all kinds of
 # floors, in all colours, seen from all sides. Where will raw pixels be a good feature, and where will the training get ahead of them?
 
@@ -4015,7 +4102,7 @@ def probe(name, features, labels, asked, truth):
 
 
 def train_and_probe(name, images, labels, asked, truth):
-    """Train on images without labels, print the accuracy of the probes, and return the features before and after: pairs (training, asked)."""
+    """Train on images without labels, print the probes' accuracy, and return the features before and after: pairs (training, asked)."""
     print(f"{name}: {len(images)} images, {NUM_STEPS} steps, batches of {BATCH_SIZE}")
     probe("raw pixels", images.flatten(1), labels, asked.flatten(1), truth)
     encoder = make_encoder(images.shape[1], WIDTHS, STRIDES[name], seed=0).to(device)
@@ -4061,9 +4148,10 @@ if all([lab.ready(name) for name in LEARNER]):
                     ax.add_patch(plt.Rectangle((-0.5, -0.5), SCENE_PIXELS, SCENE_PIXELS, fill=False, edgecolor="C1", linewidth=3))
     for ax in axes.flat:
         ax.set_axis_off()
-    axes[0, 3].set_title("nearest, untrained encoder").set_in_layout(False)
-    axes[0, 11].set_title("nearest, trained encoder").set_in_layout(False)
-    plots.show(fig, alt="Five scenes and their six nearest neighbours, by an untrained and a trained encoder; neighbours of another kind are framed.")
+    axes[0, 3].set_title("nearest, untrained encoder", loc="center").set_in_layout(False)
+    axes[0, 11].set_title("nearest, trained encoder", loc="center").set_in_layout(False)
+    alt = "Five scenes and their six nearest neighbours, by an untrained and a trained encoder; neighbours of another kind are framed."
+    plots.show(fig, alt=alt)
 
 # %% [markdown]
 # ## What it gives, and what it does not
@@ -4282,9 +4370,9 @@ def dimensions_in_use(vectors):
     return torch.special.entr(shares).sum().exp()
 
 # %% [markdown]
-# Two ways to break it. *Without negatives* the loss only rewards agreement: minus the cosine of partners, divided by the temperature.
-# *Without augmentation* both views are the image itself. A third run makes the views as different as can be: crops from 2 % of the area
-# on, and jitter at full strength. **Predict first.** In which of them will the loss be at $\log(2N-1)$, and in which at its minimum?
+# Three ways to break it. *Without negatives* the loss only rewards agreement: minus the cosine of partners, divided by the temperature.
+# *Without augmentation* both views are the image itself. *The strongest views* are as different as can be: crops from 2 % of the
+# area on, and jitter at full strength. **Predict first.** In which of them will the loss be at $\log(2N-1)$, and in which at its minimum?
 
 # %% measure="collapse" seeds=5
 def only_attraction(z1, z2, temperature):
@@ -4345,7 +4433,7 @@ for row in rows:
         mean_and_spread("ablations", f"{row}, {what}") for what in ("kNN", "linear", "dimensions")
     )
     print(f"{row:20s}   {near:.3f} ± {near_std:.3f}   {line:.3f} ± {line_std:.3f}   {wide:5.1f} ± {wide_std:.1f}")
-for what in ("training loss", "loss", "alignment", "uniformity", "dimensions", "linear"):
+for what in ("training loss", "loss", "alignment", "uniformity", "variance", "dimensions", "linear"):
     ways = ("NT-Xent", "no negatives", "no augmentation", "strongest views")
     means = {way: mean_and_spread("collapse", f"{way}, {what}")[0] for way in ways}
     print(f"{what:14s}", ", ".join(f"{way} {mean:.3f}" for way, mean in means.items()))
@@ -4355,12 +4443,18 @@ for what in ("training loss", "loss", "alignment", "uniformity", "dimensions", "
 # end level with the pixels by the linear probe, and kNN on pixels stays ahead of everything: an effect that does not show at this scale. With ten labels a
 # class the features are ahead of the pixels on scenes, and about as good as the same network trained on these labels with the same views: much of the gain is what the views know.
 #
-# **The table.** No crop costs most, by far. The jitter helps a little, with every seed. Low temperatures are better than high ones, but 0.1 and 0.2 are within the
+# **The table.** No crop costs most: its means are even under those of the untrained encoder, though not with every seed. The jitter helps with every seed, a little for the linear probe, more for kNN. Low temperatures are better than high ones, but 0.1 and 0.2 are within the
 # spread. A large batch is worse here, as it takes fewer steps for the same number of images. Without a head the probe loses two points, within
 # its spread, and behind the head it is not clearly worse than before: our classes are shapes, which the views do not change.
 #
-# **Collapse.** Without negatives the embeddings fall into one point, and the loss is at $\log 127$. Without augmentation they spread over 25 of 32 dimensions,
-# the training loss is the lowest of all, and the features are no better than untrained ones. With the strongest views four dimensions are left. The
+# **Collapse.** Without negatives the embeddings fall into one point: their `variance` is almost 0, and `loss` is near $\log 127$. (`loss` is NT-Xent on two
+# usual views of the first 64 images, so $\log(2 \cdot 64 - 1)$; the demonstration above had 128 images and $\log 255$.) `training loss` is what
+# each run minimised: without negatives it stands at its own minimum, $-1/\tau = -5$. Without augmentation the embeddings spread over 25 of 32 dimensions. Of
+# the three trained with NT-Xent its training loss is the lowest, but not at a minimum, and the features are about as good as untrained ones. With the strongest
+# views four dimensions are left.
+#
+# `dimensions` is taken of the features in the upper table, of the unit embeddings in the lower one. It looks only at the shares of the variance: for
+# collapsed embeddings, 12.8 is the shares of almost nothing. The
 # [lecture](../../lectures/23_simclr.ipynb) draws these numbers.
 
 # %% [markdown]
@@ -4469,9 +4563,10 @@ if all([lab.ready(name) for name in ("two_views", "nt_xent", "ProjectionHead", "
 # %% [markdown] written="what_collapses" points=2
 # ## Exercise 12: say what collapses (2 points, 10 minutes)
 #
-# Two knobs can be turned to the end. In five to ten sentences: what does the gradient of $\ell_i$ with respect to the similarities $s_{ik}$ look like when the **temperature** goes to zero, and
+# Two knobs can be turned to the end. In five to ten sentences: what does the gradient of $\ell_i$ with respect to the cosines $\cos(z_i, z_k)$ look like when the **temperature** goes to zero, and
 # which embeddings does it still move? What becomes of it when the temperature is very large? What does the encoder have to know to solve the task when the **augmentations** disappear, so that both views are the
-# image itself? And what would the value of the loss tell you: what is it when all embeddings are alike, and what is it near when the task is too easy?
+# image itself? And what would the value of the loss tell you: what is it when all embeddings are alike, and what is it near when the task is too easy? You may use what
+# the text and the numbers above say.
 #
 # **Model answer.** With $p_{ik} = e^{s_{ik}} / \sum_{m \ne i} e^{s_{im}}$, the gradient with respect to the cosine of $i$ and $k$ is $p_{ik} / \tau$ for a negative and $(p_{i p(i)} - 1) / \tau$ for the partner. When
 # $\tau \to 0$ the softmax becomes a maximum. If the partner is already the nearest, all $p$ of the negatives vanish and nothing moves. Otherwise only the partner and the one nearest negative are moved, with a force that grows as
